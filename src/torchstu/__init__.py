@@ -1,0 +1,69 @@
+"""torchstu: spectral state space models on PyTorch.
+
+Public names are re-exported here, each loaded when it is first used, so that commands answer before torch is imported.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torchstu.convert.system_to_stu import system_to_stu as system_to_stu
+    from torchstu.layers.base import Mixer as Mixer
+    from torchstu.layers.lru import LRU as LRU
+    from torchstu.layers.stu import ARSTU as ARSTU
+    from torchstu.layers.stu import STU as STU
+    from torchstu.layers.tensordot import TensordotSTU as TensordotSTU
+    from torchstu.learn.closed_form import SpectralRegressor as SpectralRegressor
+    from torchstu.learn.diagnostics import relative_error as relative_error
+    from torchstu.learn.gradient import fit_gradient as fit_gradient
+    from torchstu.models.ssm import SpectralSSM as SpectralSSM
+    from torchstu.models.store import load_model as load_model
+    from torchstu.models.store import save_model as save_model
+    from torchstu.spectral.filters import FilterBank as FilterBank
+    from torchstu.spectral.filters import filter_bank as filter_bank
+    from torchstu.spectral.priors import Prior as Prior
+    from torchstu.spectral.priors import hankel_matrix as hankel_matrix
+    from torchstu.systems.lds import LDS as LDS
+    from torchstu.systems.random import Rotations as Rotations
+    from torchstu.systems.random import Signs as Signs
+    from torchstu.systems.random import Uniform as Uniform
+    from torchstu.systems.random import random_lds as random_lds
+
+_HOME = {
+    "ARSTU": "torchstu.layers.stu",
+    "FilterBank": "torchstu.spectral.filters",
+    "LDS": "torchstu.systems.lds",
+    "LRU": "torchstu.layers.lru",
+    "Mixer": "torchstu.layers.base",
+    "Prior": "torchstu.spectral.priors",
+    "Rotations": "torchstu.systems.random",
+    "STU": "torchstu.layers.stu",
+    "Signs": "torchstu.systems.random",
+    "SpectralRegressor": "torchstu.learn.closed_form",
+    "SpectralSSM": "torchstu.models.ssm",
+    "TensordotSTU": "torchstu.layers.tensordot",
+    "Uniform": "torchstu.systems.random",
+    "filter_bank": "torchstu.spectral.filters",
+    "fit_gradient": "torchstu.learn.gradient",
+    "hankel_matrix": "torchstu.spectral.priors",
+    "load_model": "torchstu.models.store",
+    "random_lds": "torchstu.systems.random",
+    "relative_error": "torchstu.learn.diagnostics",
+    "save_model": "torchstu.models.store",
+    "system_to_stu": "torchstu.convert.system_to_stu",
+}
+__all__ = [*_HOME]
+__version__ = version("torchstu")
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'torchstu' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,1 @@
+"""From one kind of model to another, by formula."""

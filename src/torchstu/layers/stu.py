@@ -1,0 +1,245 @@
+"""The spectral transform unit, the paper's Eq. 4 and Eq. 5."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from torchstu.layers.base import compute_dtype
+from torchstu.layers.spectral import Banks, SpectralMixer
+from torchstu.ops.autoregression import feedback, lag2_cumsum, lagged_sum
+from torchstu.ops.convolution import basis_convolution
+from torchstu.spectral.filters import FilterBank
+from torchstu.spectral.priors import Prior, positive_int
+
+Autoregression = Literal["fixed", "learned"]
+
+
+class STUState(NamedTuple):
+    """What an STU remembers: constant in size, whatever the length (but for a user's own bank, which keeps L inputs)."""
+
+    inputs: Tensor
+    """(B, m, D_in) the last inputs, most recent first; m = max(input_lags - 1, delay)."""
+    features: Tensor
+    """(B, banks, R, D_in) the bank's output m steps ago, design (8)."""
+    outputs: Tensor
+    """(B, k_y, D_out) the last outputs, most recent first; k_y = 0 without autoregression."""
+
+
+class STU(SpectralMixer):
+    """Spectral transform unit, design (5) and (6).
+
+    ŷ_t = Σ_{i=1}^{k_y} M^y_i ŷ_{t-i} + Σ_{i=1}^{k_u} M^u_i u_{t+1-i} + Σ_k σ_k^{1/4} (M^{φ+}_k U⁺_{t-d,k} + M^{φ-}_k U⁻_{t-d,k})
+
+    ==============  ======================  =========================================================================
+    weight          shape                   meaning; index 0 is the most recent lag, applied as x @ M, starts at zero
+    ==============  ======================  =========================================================================
+    ``M_u``         (k_u, D_in, D_out)      input lags
+    ``M_phi_plus``  (K, D_in, D_out)        + bank
+    ``M_phi_minus`` (K, D_in, D_out)        - bank, filters (-1)^i φ_k(i); None with ``banks="positive"``
+    ``M_y``         (k_y, D_out, D_out)     output lags: identity on lag 2; a parameter only if learned
+    ==============  ======================  =========================================================================
+
+    Args:
+        d_in, d_out: channels.
+        length: L, the memory: the steps that the filters are made for. Longer sequences run on, with the filters continued
+            as sums of exponentials (8).
+        num_filters: K.
+        input_lags: k_u, at least 0.
+        autoregression: "fixed" is Eq. 4 (ŷ_{t-2} with the identity), "learned" Eq. 5, None neither y-term nor delay.
+        output_lags: k_y, at least 1; used by "learned" ("fixed" has 2).
+        delay: d, the steps by which the spectral part lags; None means 2 with autoregression and 0 without.
+        banks: "both", "positive", or None: both for the prior "positive", one for others.
+        prior: a name, a `Prior` or a `FilterBank`.
+        device, dtype: of the weights. Filters are made in float64 and rounded once.
+
+    Raises:
+        ValueError: numbers out of range, ``banks="both"`` with "signed", a bank of another length or count.
+        TypeError: numbers that are not integers.
+
+    Source: arXiv 2312.06837, Eq. 4 and Eq. 5.
+    """
+
+    M_u: nn.Parameter
+    M_phi_plus: nn.Parameter
+    M_phi_minus: nn.Parameter | None
+    M_y: Tensor | None
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        *,
+        length: int,
+        num_filters: int = 24,
+        input_lags: int = 3,
+        autoregression: Autoregression | None = "fixed",
+        output_lags: int = 2,
+        delay: int | None = None,
+        banks: Banks | None = None,
+        prior: str | Prior | FilterBank = "positive",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(length, num_filters, prior, banks)
+        if autoregression not in ("fixed", "learned", None):
+            raise ValueError(f"autoregression: {autoregression!r}; it must be 'fixed', 'learned' or None")
+        self.d_in, self.d_out = positive_int("d_in", d_in), positive_int("d_out", d_out)
+        self.input_lags = positive_int("input_lags", input_lags, minimum=0)
+        self.output_lags = positive_int("output_lags", output_lags) if autoregression else 0
+        if autoregression == "fixed" and output_lags != 2:
+            raise ValueError(f"output_lags: {output_lags} with autoregression='fixed'; the fixed y-term has lag 2")
+        self.autoregression = autoregression
+        self.delay = (2 if autoregression else 0) if delay is None else positive_int("delay", delay, minimum=0)
+        self.memory = max(self.input_lags - 1, self.delay, 0)
+        if self.bank.state_space is None:
+            self.memory = max(self.memory, self.delay + self.length - 1)
+
+        def weight(lags: int, rows: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(lags, rows, self.d_out, device=device, dtype=dtype))
+
+        self.M_u = weight(self.input_lags, self.d_in)
+        self.M_phi_plus = weight(self.num_filters, self.d_in)
+        self.register_parameter("M_phi_minus", weight(self.num_filters, self.d_in) if len(self.signs) == 2 else None)
+        if autoregression == "learned":
+            self.M_y = weight(self.output_lags, self.d_out)
+        elif autoregression is None:
+            self.M_y = None
+        self.make_buffers()
+        self.reset_parameters()
+
+    def make_buffers(self) -> None:
+        """(Re)make filters and, for "fixed", the constant ``M_y``."""
+        super().make_buffers()
+        if self.autoregression == "fixed":
+            identity = torch.eye(self.d_out, dtype=self.filters.dtype, device=self.filters.device)
+            self.register_buffer("M_y", torch.stack([torch.zeros_like(identity), identity]), persistent=False)
+
+    def reset_parameters(self) -> None:
+        """All weights to zero, a learned ``M_y`` to the identity on lag 2 (where there is one)."""
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+        if self.autoregression == "learned" and self.output_lags >= 2:
+            with torch.no_grad():
+                self.M_y[1].copy_(torch.eye(self.d_out))  # type: ignore[index]
+
+    @property
+    def config(self) -> dict[str, Any]:  # type: ignore[override]
+        """The constructor's arguments."""
+        names = ("d_in", "d_out", "length", "num_filters", "input_lags", "autoregression", "delay", "banks")
+        lags = {"output_lags": self.output_lags} if self.autoregression else {}
+        return {name: getattr(self, name) for name in names} | lags | self.prior_config()
+
+    def initial_state(self, batch_size: int) -> STUState:
+        """All zero."""
+        zeros = self.filters.new_zeros
+        return STUState(
+            zeros(batch_size, self.memory, self.d_in),
+            self.initial_features(batch_size, self.d_in),
+            zeros(batch_size, self.output_lags, self.d_out),
+        )
+
+    def mix(self, u: Tensor, state: STUState | None) -> tuple[Tensor, STUState]:
+        """Convolution by the merged kernel, plus what the state left behind, through the feedback."""
+        kind, u = torch.promote_types(u.dtype, self.M_u.dtype), u.to(compute_dtype(u, self.M_u))
+        forced, inputs, features = self._innovation(u, state)
+        past = None if state is None else state.outputs.to(u.dtype)
+        y = self._feed_back(forced, past)
+        lags = self.output_lags
+        known = pad(y, (0, 0, lags, 0)) if past is None else torch.cat([past.flip(1), y], dim=1)
+        outputs = known[:, known.shape[1] - lags :].flip(1)
+        return y.to(kind), STUState(inputs, features, outputs)
+
+    def mix_step(self, u_t: Tensor, state: STUState) -> tuple[Tensor, STUState]:
+        """One step of the recurrence (8): R² numbers a channel and bank, whatever came before."""
+        kind, u_t = torch.promote_types(u_t.dtype, self.M_u.dtype), u_t.to(compute_dtype(u_t, self.M_u))
+        known = torch.cat([u_t[:, None], state.inputs.to(u_t.dtype)], dim=1)  # (B, m+1, D_in), most recent first
+        features = state.features
+        if self.order:
+            features = self.absorb(features, known[:, self.memory :])
+            now = self.absorb(features, known[:, self.delay : self.memory].flip(1))
+            scaled = now[:, :, : self.num_filters] * self.scale[:, None]
+        else:
+            scaled = self.window_features(known[:, self.delay : self.delay + self.length])
+        y = torch.einsum("bskd,skdo->bo", scaled, self._spectral_weights(u_t.dtype))
+        if self.input_lags:
+            y = y + torch.einsum("bid,ido->bo", known[:, : self.input_lags], self.M_u.to(u_t.dtype))
+        if self.M_y is not None:
+            past = state.outputs.to(u_t.dtype)
+            y = y + torch.einsum("bid,ido->bo", past, self.M_y.to(u_t.dtype))
+            outputs = torch.cat([y[:, None], past[:, :-1]], dim=1)
+        else:
+            outputs = state.outputs
+        return y.to(kind), STUState(known[:, : self.memory], features, outputs)
+
+    def next_step(self, u: Tensor, y: Tensor, state: STUState | None = None) -> Tensor:
+        """ŷ_t from inputs up to t and true outputs up to t-1: design (6) without the feedback of predictions."""
+        kind = torch.promote_types(u.dtype, self.M_u.dtype)
+        forced, _, _ = self._innovation(u.to(compute_dtype(u, self.M_u)), state)
+        if self.M_y is None:
+            return forced.to(kind)
+        past = None if state is None else state.outputs.to(forced.dtype)
+        return (forced + lagged_sum(y.to(forced.dtype), self.M_y.to(forced.dtype), past)).to(kind)
+
+    def observe(self, u: Tensor, y: Tensor, state: STUState | None = None) -> STUState:
+        """The state after known inputs and outputs: the y-term goes on from what was measured."""
+        inputs, features = self._innovation(u.to(compute_dtype(u, self.M_u)), state)[1:]
+        outputs = self.initial_state(len(u)).outputs if state is None else state.outputs
+        known = torch.cat([outputs.flip(1).to(inputs.dtype), y.to(inputs.dtype)], dim=1)
+        return STUState(inputs, features, known[:, known.shape[1] - self.output_lags :].flip(1))
+
+    def _spectral_weights(self, dtype: torch.dtype) -> Tensor:
+        """(banks, K, D_in, D_out)."""
+        banks = [self.M_phi_plus] if self.M_phi_minus is None else [self.M_phi_plus, self.M_phi_minus]
+        return torch.stack(banks).to(dtype)
+
+    def _kernel(self, steps: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Taps and weights of everything but the feedback: delayed filters and input lags as one basis (11)."""
+        filters = pad(self.taps(steps), (0, 0, self.delay, 0))[:steps]
+        lags = torch.eye(steps, self.input_lags, dtype=filters.dtype, device=filters.device)
+        plus = torch.cat([self.M_phi_plus, self.M_u]).to(dtype)
+        minus = None
+        if self.M_phi_minus is not None:  # (-1)^(i-d) = (-1)^d (-1)^i
+            minus = torch.cat([(-1) ** self.delay * self.M_phi_minus, torch.zeros_like(self.M_u)]).to(dtype)
+        return torch.cat([filters, lags], dim=1).to(dtype), plus, minus
+
+    def _innovation(self, u: Tensor, state: STUState | None) -> tuple[Tensor, Tensor, Tensor]:
+        """ŷ_t less its y-term, (B, L, D_out), and the next state's inputs and features."""
+        steps, m = u.shape[1], self.memory
+        if state is None:
+            state, known = self.initial_state(len(u)), pad(u, (0, 0, m, 0))
+            forced = basis_convolution(u, *self._kernel(steps, u.dtype))
+        else:
+            known = torch.cat([state.inputs.flip(1).to(u.dtype), u], dim=1)  # (B, m+L, D_in), oldest first
+            forced = basis_convolution(known, *self._kernel(m + steps, u.dtype))[:, m:]
+            forced = forced + self._response(state.features.to(u.dtype), steps)
+        features = self.absorb(state.features.to(u.dtype), known[:, :steps])
+        return forced, known[:, steps:].flip(1), features
+
+    def _response(self, features: Tensor, steps: int) -> Tensor | int:
+        """What the features of m steps ago still contribute at the next ``steps`` steps."""
+        if not self.order:
+            return 0
+        lead = features.new_zeros(len(features), self.memory - self.delay, self.d_in)
+        now = self.absorb(features, lead)
+        weights = self._spectral_weights(features.dtype)
+        return torch.cat([torch.einsum("bjskd,skdo->bjo", x, weights) for _, x in self.decay(now, steps)], dim=1)
+
+    def _feed_back(self, x: Tensor, past: Tensor | None) -> Tensor:
+        if self.autoregression is None:
+            return x
+        if self.autoregression == "fixed":
+            return lag2_cumsum(x, past)
+        return feedback(x, self.M_y.to(x.dtype), past)  # type: ignore[union-attr]
+
+
+class ARSTU(STU):
+    """The paper's AR-STU, Eq. 5: an `STU` whose y-term is learned, design (6)."""
+
+    def __init__(self, d_in: int, d_out: int, *, length: int, **options: Any) -> None:
+        if options.setdefault("autoregression", "learned") != "learned":
+            raise ValueError(f"autoregression: {options['autoregression']!r}; ARSTU has 'learned' (STU has the others)")
+        super().__init__(d_in, d_out, length=length, **options)

@@ -1,0 +1,139 @@
+"""The tensordot STU of Flash STU: one filter a channel instead of a matrix a filter."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from torchstu.layers.base import compute_dtype
+from torchstu.layers.spectral import SpectralMixer
+from torchstu.ops.convolution import channel_convolution
+from torchstu.spectral.filters import FilterBank
+from torchstu.spectral.priors import Prior, positive_int
+
+
+class TensordotState(NamedTuple):
+    """What a TensordotSTU remembers."""
+
+    features: Tensor
+    """(B, banks, R, D) the bank's output, design (8)."""
+    inputs: Tensor
+    """(B, m, D) projected inputs, most recent first; m = 0, or L - 1 for a user's own bank."""
+
+
+class TensordotSTU(SpectralMixer):
+    """y_t = Σ_i h(i) ∘ (u_{t-i} M_inputs),  h = Σ_k σ_k^{1/4} φ_k(i) (M_filters_k ± (-1)^i M'_k); no y-term, no delay.
+
+    With ``banks="tied"``, as in Flash STU, both banks share ``M_filters`` (M' = M_filters): odd taps cancel, so the layer sees
+    even lags only. ``banks="both"`` gives the - bank its own ``M_filters_minus`` and sees all lags. A prior whose filters have
+    parity has one bank, and ``banks="tied"`` then uses it alone.
+
+    Weights: ``M_inputs`` (D, D), ``M_filters`` and ``M_filters_minus`` (K, D), random with variance 1/D and 1/K.
+
+    Args:
+        d_model: D.
+        length, num_filters, prior, device, dtype: as in `STU`.
+        banks: "tied" or "both".
+
+    Raises:
+        ValueError: numbers out of range, ``banks="both"`` with "signed".
+
+    Source: arXiv 2409.10489.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        length: int,
+        num_filters: int = 24,
+        banks: Literal["tied", "both"] = "tied",
+        prior: str | Prior | FilterBank = "positive",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if banks not in ("tied", "both"):
+            raise ValueError(f"banks: {banks!r}; it must be 'tied' or 'both'")
+        super().__init__(length, num_filters, prior, "both" if banks == "both" else None)
+        if self.bank.prior is None:  # a user's own arrays are tied as Flash STU ties its own
+            self.banks, self.signs = "both", (1, -1)
+        self.tied = banks == "tied"
+        self.d_in = self.d_out = positive_int("d_model", d_model)
+        self.memory = 0 if self.bank.state_space is not None else self.length - 1
+        self.M_inputs = nn.Parameter(torch.empty(d_model, d_model, device=device, dtype=dtype))
+        self.M_filters = nn.Parameter(torch.empty(self.num_filters, d_model, device=device, dtype=dtype))
+        minus = None if self.tied else nn.Parameter(torch.empty_like(self.M_filters))
+        self.register_parameter("M_filters_minus", minus)
+        self.make_buffers()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Random weights: products of two, so all zero would never train."""
+        nn.init.normal_(self.M_inputs, std=1 / math.sqrt(self.d_in))
+        for weight in (self.M_filters, self.M_filters_minus):
+            if weight is not None:
+                nn.init.normal_(weight, std=1 / math.sqrt(self.num_filters))
+
+    @property
+    def config(self) -> dict[str, Any]:  # type: ignore[override]
+        """The constructor's arguments."""
+        own = {"d_model": self.d_in, "length": self.length, "num_filters": self.num_filters}
+        return own | {"banks": "tied" if self.tied else "both"} | self.prior_config()
+
+    def initial_state(self, batch_size: int) -> TensordotState:
+        """All zero."""
+        inputs = self.filters.new_zeros(batch_size, self.memory, self.d_in)
+        return TensordotState(self.initial_features(batch_size, self.d_in), inputs)
+
+    def mix(self, u: Tensor, state: TensordotState | None) -> tuple[Tensor, TensordotState]:
+        """Project, convolve channel by channel, add what the state left behind."""
+        kind = torch.promote_types(u.dtype, self.M_inputs.dtype)
+        x = self._project(u)
+        batch, steps, _ = x.shape
+        known = x
+        if state is not None:
+            known = torch.cat([state.inputs.flip(1).to(x.dtype), x], dim=1)
+        y = channel_convolution(known, self._kernel(known.shape[1], x.dtype))[:, -steps:]
+        if state is None:
+            state = self.initial_state(batch)
+        elif self.order:
+            weights = self._bank_weights(x.dtype)
+            runs = self.decay(state.features.to(x.dtype), steps)
+            y = y + torch.cat([torch.einsum("bjskd,skd->bjd", f, weights) for _, f in runs], dim=1)
+        inputs = torch.cat([state.inputs.flip(1).to(x.dtype), x], dim=1)[:, steps:].flip(1)
+        return y.to(kind), TensordotState(self.absorb(state.features.to(x.dtype), x), inputs)
+
+    def mix_step(self, u_t: Tensor, state: TensordotState) -> tuple[Tensor, TensordotState]:
+        """One step of the recurrence (8)."""
+        kind = torch.promote_types(u_t.dtype, self.M_inputs.dtype)
+        x = self._project(u_t)[:, None]
+        known = torch.cat([x, state.inputs.to(x.dtype)], dim=1)
+        features = self.absorb(state.features.to(x.dtype), x)
+        if self.order:
+            scaled = features[:, :, : self.num_filters] * self.scale[:, None]
+        else:
+            scaled = self.window_features(known)
+        y = torch.einsum("bskd,skd->bd", scaled, self._bank_weights(x.dtype))
+        return y.to(kind), TensordotState(features, known[:, : self.memory])
+
+    def _project(self, u: Tensor) -> Tensor:
+        kind = compute_dtype(u, self.M_inputs)
+        return u.to(kind) @ self.M_inputs.to(kind)
+
+    def _bank_weights(self, dtype: torch.dtype) -> Tensor:
+        """(banks, K, D)."""
+        second = self.M_filters if self.M_filters_minus is None else self.M_filters_minus
+        return torch.stack([self.M_filters, second][: len(self.signs)]).to(dtype)
+
+    def _kernel(self, steps: int, dtype: torch.dtype) -> Tensor:
+        """h, (steps, D)."""
+        weights, taps = self._bank_weights(dtype), self.taps(steps).to(dtype)
+        kernel = taps @ weights[0]
+        if len(weights) == 2:
+            sign = taps.new_ones(steps, 1)
+            sign[1::2] = -1
+            kernel = kernel + sign * (taps @ weights[1])
+        return kernel

@@ -1,0 +1,1 @@
+"""Models made of mixers, and how they are stored."""

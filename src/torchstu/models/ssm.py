@@ -1,0 +1,111 @@
+"""The paper's stack: embedding, blocks of a mixer and a gated linear unit, readout per step."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, glu
+
+from torchstu.layers.base import Mixer, State
+from torchstu.layers.registry import make_mixer
+from torchstu.spectral.priors import positive_int
+
+
+class SpectralSSMState(NamedTuple):
+    """The states of the layers' mixers, first layer first."""
+
+    layers: tuple[State, ...]
+
+
+class Block(nn.Module):
+    """x + dropout(GLU(W dropout(GELU(mixer(norm(x))))))."""
+
+    def __init__(self, mixer: Mixer, dropout: float, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        width = mixer.d_in
+        self.norm = nn.LayerNorm(width, device=device, dtype=dtype)
+        self.mixer = mixer
+        self.linear = nn.Linear(width, 2 * width, device=device, dtype=dtype)
+        self.dropout = nn.Dropout(dropout)
+
+    def gate(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Everything after the mixer, step by step."""
+        return x + self.dropout(glu(self.linear(self.dropout(gelu(mixed)))))
+
+
+class SpectralSSM(Mixer):
+    """A deep spectral state space model: embedding → num_layers × `Block` → readout, one output a step.
+
+    It is a mixer itself: `forward`, `step`, states and resets are those of `torchstu.Mixer`.
+
+    Args:
+        d_in, d_out: channels of the data.
+        d_model: width of the layers.
+        num_layers: number of blocks.
+        length: L, the memory of the mixers that have one.
+        mixer: "AR-STU", "STU", "TensordotSTU" or "LRU".
+        dropout: in [0, 1).
+        mixer_options: further arguments of every mixer, such as ``num_filters``.
+        device, dtype: of the weights.
+
+    Raises:
+        ValueError: numbers out of range, an unknown mixer.
+
+    Source: arXiv 2312.06837, section 5.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        *,
+        d_model: int,
+        num_layers: int,
+        length: int,
+        mixer: str = "AR-STU",
+        dropout: float = 0.0,
+        mixer_options: dict[str, Any] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.d_in, self.d_out = positive_int("d_in", d_in), positive_int("d_out", d_out)
+        d_model, num_layers = positive_int("d_model", d_model), positive_int("num_layers", num_layers)
+        length = positive_int("length", length)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout: {dropout}; it must be in [0, 1)")
+        options = dict(mixer_options or {})
+        self.config = {
+            "d_in": d_in, "d_out": d_out, "d_model": d_model, "num_layers": num_layers, "length": length,
+            "mixer": mixer, "dropout": dropout, "mixer_options": options,
+        }  # fmt: skip
+        self.embedding = nn.Linear(d_in, d_model, device=device, dtype=dtype)
+        self.blocks = nn.ModuleList(
+            Block(make_mixer(mixer, d_model, length, device=device, dtype=dtype, **options), dropout, device, dtype)
+            for _ in range(num_layers)
+        )
+        self.readout = nn.Linear(d_model, d_out, device=device, dtype=dtype)
+
+    def initial_state(self, batch_size: int) -> SpectralSSMState:
+        """All zero."""
+        return SpectralSSMState(tuple(block.mixer.initial_state(batch_size) for block in self.blocks))
+
+    def mix(self, u: Tensor, state: SpectralSSMState | None) -> tuple[Tensor, SpectralSSMState]:
+        """Layer after layer over the whole sequence."""
+        states, x = [], self.embedding(u.to(self.embedding.weight.dtype))
+        for i, block in enumerate(self.blocks):
+            mixed, after = block.mixer.mix(block.norm(x), None if state is None else state.layers[i])
+            x = block.gate(x, mixed)
+            states.append(after)
+        return self.readout(x), SpectralSSMState(tuple(states))
+
+    def mix_step(self, u_t: Tensor, state: SpectralSSMState) -> tuple[Tensor, SpectralSSMState]:
+        """Layer after layer for one step."""
+        states, x = [], self.embedding(u_t.to(self.embedding.weight.dtype))
+        for block, before in zip(self.blocks, state.layers, strict=True):
+            mixed, after = block.mixer.mix_step(block.norm(x), before)
+            x = block.gate(x, mixed)
+            states.append(after)
+        return self.readout(x), SpectralSSMState(tuple(states))

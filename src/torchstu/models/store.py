@@ -1,0 +1,108 @@
+"""Models in folders: ``model.safetensors`` and ``model.json``. Written whole or not at all; loading never unpickles."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from torchstu.layers.base import Mixer
+from torchstu.layers.registry import MIXERS
+from torchstu.models.ssm import SpectralSSM
+from torchstu.spectral.filters import FilterBank
+
+MODELS: dict[str, type[Mixer]] = {**MIXERS, "SpectralSSM": SpectralSSM}
+FORMAT = 1
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A folder that appears under its name only if the block succeeds.
+
+    Raises:
+        FileExistsError: something is there already.
+        OSError: it cannot be written there.
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path}: exists already; give a folder that does not")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield draft
+        draft.chmod(0o755)
+        os.rename(draft, path)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def save_model(folder: str | Path, model: Mixer, extra: dict[str, Any] | None = None) -> None:
+    """Store a mixer or a deep model in a new folder.
+
+    Args:
+        folder: must not exist.
+        model: any of `torchstu.models.store.MODELS`.
+        extra: JSON-serializable facts to keep beside it.
+
+    Raises:
+        FileExistsError: the folder exists.
+        OSError: it cannot be written.
+        TypeError: a model of a class that has no name here.
+    """
+    with new_folder(folder) as draft:
+        write_model(draft, model, extra)
+
+
+def write_model(folder: Path, model: Mixer, extra: dict[str, Any] | None = None) -> None:
+    """Write the two files of a model into an existing folder."""
+    names = [name for name, kind in MODELS.items() if type(model) is kind]
+    if not names:
+        raise TypeError(f"model: {type(model).__name__}; it must be one of {list(MODELS)}")
+    description = {
+        "format": FORMAT,
+        "model": names[0],
+        "config": model.config,
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "extra": extra or {},
+    }
+    (folder / "model.json").write_text(json.dumps(description, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors")
+
+
+def load_model(folder: str | Path) -> tuple[Mixer, dict[str, Any]]:
+    """Load what `save_model` stored: the model on the CPU and the extra facts.
+
+    Raises:
+        FileNotFoundError: the folder or one of its files is not there.
+        ValueError: a file is truncated, corrupt, or of another format.
+    """
+    folder = Path(folder)
+    for name in ("model.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder}: has no {name}; it is no model folder, or an incomplete one")
+    try:
+        description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        kind, config = MODELS[description["model"]], dict(description["config"])
+        dtype, extra = getattr(torch, description["dtype"]), description["extra"]
+        if description["format"] != FORMAT:
+            raise ValueError(f"format {description['format']}, this version reads {FORMAT}")
+        tensors = load_file(folder / "model.safetensors")
+        if config.get("prior", "") is None:
+            config["prior"] = FilterBank(tensors["bank_eigenvalues"].numpy(), tensors["bank_filters"].numpy())
+        model = kind(dtype=dtype, **config)
+        model.load_state_dict(tensors)
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{folder}: is no readable model ({type(error).__name__}: {reason})") from error
+    return model, extra

@@ -1,0 +1,177 @@
+"""Causal convolution by kernels in a fixed basis, the merged form (11): never a transform a filter.
+
+The kernel of every spectral layer is h(i) = Σ_j taps_j(i) (P_j + (-1)^i N_j) with fixed taps and learned matrices: P and N are
+the weights of the + and the - bank of design (4). Even taps carry P + N and odd taps P - N, so with E and O the transforms of
+the two halves of the taps, ĥ(f) = E(f)(P+N) + e^{-iω}O(f)(P-N) and the mirrored frequency has the difference of the same two
+terms. A product therefore runs over a quarter of the frequencies with two *sheets*, f and n/2 - f, in real arithmetic, one
+block of frequencies at a time: memory stays O(B T D), and nothing of size T·D_in·D_out is ever kept.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_BLOCK_NUMBERS = 2**19
+"""Numbers of one frequency block of kernels: what stays in a core's cache."""
+
+
+def basis_convolution(u: Tensor, taps: Tensor, plus: Tensor, minus: Tensor | None = None) -> Tensor:
+    """y_t = Σ_{i<t} u_{t-i} Σ_j taps_j(i) (P_j + (-1)^i N_j), design (4) and (11).
+
+    Args:
+        u: (B, T, D_in), T at least 1.
+        taps: (T, J) real, fixed: no gradient flows to them.
+        plus: P, (J, D_in, D_out).
+        minus: N, (J, D_in, D_out); None means zero.
+
+    Returns:
+        (B, T, D_out).
+    """
+    even = plus if minus is None else plus + minus
+    odd = plus if minus is None else plus - minus
+    return _BasisConvolution.apply(u, taps, torch.stack([even, odd]))
+
+
+def channel_convolution(u: Tensor, kernel: Tensor) -> Tensor:
+    """y_t = Σ_{i<t} kernel(i) * u_{t-i}, channel by channel; u (B, T, D), kernel (T, D) -> (B, T, D)."""
+    size = transform_size(2 * u.shape[1])
+    spectrum = torch.fft.rfft(u.mT, size) * torch.fft.rfft(kernel.mT, size)  # (B, D, F)
+    return torch.fft.irfft(spectrum, size)[..., : u.shape[1]].mT
+
+
+def features(u: Tensor, taps: Tensor) -> Tensor:
+    """U_{t,j} = Σ_{i<t} taps_j(i) u_{t-i}, design (4), every one of them; u (B, T, D), taps (T, J) -> (B, T, J, D)."""
+    size = transform_size(2 * u.shape[1])
+    spectrum = torch.fft.rfft(u, size, dim=1)[:, :, None, :] * torch.fft.rfft(taps, size, dim=0)[:, :, None]
+    return torch.fft.irfft(spectrum, size, dim=1)[:, : u.shape[1]]
+
+
+def transform_size(minimum: int) -> int:
+    """The smallest multiple of 4 of the form {1,3,5,9,15}·2^m that is at least ``minimum``."""
+    sizes = (factor * 2 ** max(2, math.ceil(math.log2(minimum / factor))) for factor in (1, 3, 5, 9, 15))
+    return min(sizes)
+
+
+class _BasisConvolution(torch.autograd.Function):
+    """Forward and backward by frequency blocks; kernels are made again in the backward instead of kept."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(u: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
+        size = transform_size(2 * u.shape[1])
+        basis, inputs = _basis_spectra(taps, size), _to_sheets(u, size)
+        d_in, d_out = weights.shape[-2:]
+        outputs = u.new_empty(*inputs.shape[:-1], d_out)
+        for block in _blocks(len(inputs), d_in * d_out):
+            kernel = _kernel_block(basis[:, :, block], weights)  # (f, 2, 2, D_in, D_out)
+            product = _times(inputs[block], kernel)  # (f, sheet, Re|Im of kernel, Re|Im of u, B, D_out)
+            torch.sub(product[:, :, 0, 0], product[:, :, 1, 1], out=outputs[block, :, 0])
+            torch.add(product[:, :, 1, 0], product[:, :, 0, 1], out=outputs[block, :, 1])
+        return _from_sheets(outputs, size, u.shape[1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        u, taps, weights = ctx.saved_tensors
+        needs_u, _, needs_weights = ctx.needs_input_grad
+        size = transform_size(2 * u.shape[1])
+        basis, grads = _basis_spectra(taps, size), _to_sheets(grad, size)
+        d_in, d_out = weights.shape[-2:]
+        grad_inputs = u.new_empty(*grads.shape[:-1], d_in) if needs_u else None
+        grad_weights = torch.zeros_like(weights) if needs_weights else None
+        scaled = _to_sheets(u, size) * _parseval(len(grads), size, u) if needs_weights else None
+        for block in _blocks(len(grads), d_in * d_out):
+            part = grads[block]
+            if grad_inputs is not None:  # G Hᴴ
+                product = _times(part, _kernel_block(basis[:, :, block], weights).mT)
+                torch.add(product[:, :, 0, 0], product[:, :, 1, 1], out=grad_inputs[block, :, 0])
+                torch.sub(product[:, :, 0, 1], product[:, :, 1, 0], out=grad_inputs[block, :, 1])
+            if grad_weights is not None and scaled is not None:  # Uᴴ G, then its inner products with the basis
+                _accumulate(grad_weights, basis[:, :, block], scaled[block], part)
+        grad_u = None if grad_inputs is None else _from_sheets(grad_inputs, size, u.shape[1])
+        return grad_u, None, grad_weights
+
+
+def _blocks(frequencies: int, numbers: int) -> list[slice]:
+    step = max(1, _BLOCK_NUMBERS // (8 * numbers))
+    return [slice(i, min(i + step, frequencies)) for i in range(0, frequencies, step)]
+
+
+def _to_sheets(x: Tensor, size: int) -> Tensor:
+    """(B, T, D) to (size/4+1, 2, 2, B, D): real and imaginary parts of x̂(f) and of conj(x̂(size/2 - f))."""
+    quarter = size // 4
+    spectrum = torch.view_as_real(torch.fft.rfft(x.mT, size))  # (B, D, size/2+1, 2)
+    sheets = x.new_empty(quarter + 1, 2, 2, x.shape[0], x.shape[2])
+    sheets[:, 0].copy_(spectrum[:, :, : quarter + 1].permute(2, 3, 0, 1))
+    sheets[:, 1].copy_(spectrum[:, :, quarter:].flip(2).permute(2, 3, 0, 1))
+    sheets[:, 1, 1].neg_()
+    return sheets
+
+
+def _from_sheets(sheets: Tensor, size: int, steps: int) -> Tensor:
+    """The inverse of `_to_sheets`, cut to the first ``steps`` times; (B, steps, D)."""
+    quarter, (batch, channels) = size // 4, sheets.shape[-2:]
+    spectrum = sheets.new_empty(batch, channels, size // 2 + 1, 2)
+    spectrum[:, :, : quarter + 1].copy_(sheets[:, 0].permute(2, 3, 0, 1))
+    spectrum[:, :, quarter:].copy_(sheets[:, 1].flip(0).permute(2, 3, 0, 1))
+    spectrum[:, :, quarter:, 1].neg_()
+    return torch.fft.irfft(torch.view_as_complex(spectrum), size)[..., :steps].mT
+
+
+def _basis_spectra(taps: Tensor, size: int) -> Tensor:
+    """(2, 2, size/4+1, J): real and imaginary parts of the transforms of even and (shifted) odd taps."""
+    count = size // 4 + 1
+    even = torch.fft.rfft(taps[0::2], size // 2, dim=0)
+    odd = torch.fft.rfft(taps[1::2], size // 2, dim=0) if len(taps) > 1 else torch.zeros_like(even)
+    angle = torch.arange(count, dtype=taps.dtype, device=taps.device) * (-2 * math.pi / size)
+    odd = odd * torch.polar(torch.ones_like(angle), angle)[:, None]
+    return torch.view_as_real(torch.stack([even, odd])).movedim(-1, 1).contiguous()
+
+
+def _kernel_block(basis: Tensor, weights: Tensor) -> Tensor:
+    """Kernels E ± O at one block of frequencies: (f, 2 sheets, 2, D_in, D_out)."""
+    count, (_, columns, d_in, d_out) = basis.shape[2], weights.shape
+    halves = torch.bmm(basis.reshape(2, 2 * count, columns), weights.reshape(2, columns, d_in * d_out))
+    even, odd = halves.view(2, 2, count, d_in, d_out)
+    kernel = weights.new_empty(count, 2, 2, d_in, d_out)
+    torch.add(even, odd, out=kernel[:, 0].transpose(0, 1))
+    torch.sub(even, odd, out=kernel[:, 1].transpose(0, 1))
+    return kernel
+
+
+def _times(x: Tensor, kernel: Tensor) -> Tensor:
+    """All four real products of a block: x (f, 2, 2, B, I), kernel (f, 2, 2, I, O) -> (f, 2, 2 kernel, 2 x, B, O)."""
+    count, _, _, batch, channels = x.shape
+    rows = x.reshape(2 * count, 1, 2 * batch, channels).expand(-1, 2, -1, -1).reshape(4 * count, 2 * batch, channels)
+    product = torch.bmm(rows, kernel.flatten(0, 2))
+    return product.view(count, 2, 2, 2, batch, -1)
+
+
+def _parseval(count: int, size: int, like: Tensor) -> Tensor:
+    """Weights of the quarter spectrum in an inner product over time: (count, 1, 1, 1, 1)."""
+    weights = like.new_full((count, 1, 1, 1, 1), 2.0 / size)
+    weights[0] = weights[-1] = 1.0 / size
+    return weights
+
+
+def _accumulate(grad_weights: Tensor, basis: Tensor, x: Tensor, grad: Tensor) -> None:
+    """Add a block's share of the gradient of the weights, in place."""
+    count, _, _, batch, d_in = x.shape
+    (_, columns, _, d_out) = grad_weights.shape
+    turned = torch.stack([grad, torch.stack([grad[:, :, 1], -grad[:, :, 0]], dim=2)], dim=2)  # g and -i g
+    rows = x.reshape(2 * count, 1, 2 * batch, d_in).expand(-1, 2, -1, -1).reshape(4 * count, 2 * batch, d_in)
+    product = torch.bmm(rows.mT, turned.reshape(4 * count, 2 * batch, d_out)).view(count, 2, 2, d_in * d_out)
+    halves = x.new_empty(2, 2, count, d_in * d_out)
+    torch.add(product[:, 0], product[:, 1], out=halves[0].transpose(0, 1))
+    torch.sub(product[:, 0], product[:, 1], out=halves[1].transpose(0, 1))
+    flat = grad_weights.view(2, columns, d_in * d_out)
+    flat.baddbmm_(basis.reshape(2, 2 * count, columns).mT, halves.view(2, 2 * count, d_in * d_out))

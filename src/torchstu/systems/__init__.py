@@ -1,0 +1,1 @@
+"""Linear dynamical systems with known answers: simulation, impulse responses, random families."""
