@@ -43,9 +43,7 @@ def system_to_stu(lds: LDS, length: int, num_filters: int = 24) -> STU:
         raise ValueError(f"lds: A has an eigenvalue of magnitude {np.abs(values).max():.6g}; it must be at most 1")
     layer = STU(lds.d_in, lds.d_out, length=length, num_filters=num_filters, dtype=torch.float64)
     bank, B, C, D = layer.bank, inverse @ lds.B.numpy(), lds.C.numpy() @ basis, lds.D.numpy()
-    with np.errstate(divide="ignore"):
-        powers = np.exp(np.arange(length)[:, None] * np.log(np.abs(values)))  # (L, N); 0^0 is 1
-    powers[0] = 1.0
+    powers = np.abs(values) ** np.arange(length)[:, None]  # (L, N); 0^0 is 1
     projections = bank.filters.T @ (powers * (values**2 - 1)) / bank.eigenvalues[:, None] ** 0.25  # (K, N)
     weights = {
         "M_u": np.stack([(C @ B + D).T, ((C * values) @ B).T, -D.T]),

@@ -78,9 +78,7 @@ class Mixer(nn.Module, ABC):
             state = self.initial_state(len(u_t))
         elif reset is not None:
             fresh = self.initial_state(len(u_t))
-            state = map_state(
-                lambda old, new: torch.where(reset.view(-1, *[1] * (old.ndim - 1)), new, old), state, fresh
-            )
+            state = map_state(lambda old, new: torch.where(reset.view(-1, *[1] * (old.ndim - 1)), new, old), state, fresh)
         return self.mix_step(u_t, state)
 
     def next_step(self, u: Tensor, y: Tensor, state: State | None = None) -> Tensor:

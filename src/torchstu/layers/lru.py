@@ -23,12 +23,12 @@ class LRUState(NamedTuple):
 class LRU(Mixer):
     """x_t = Λ x_{t-1} + γ ∘ (u_t B),  y_t = Re(x_t C) + u_t D, with the three tricks of its paper.
 
-    Exponential parameterization λ = exp(-exp(ν) + i exp(θ)), so |λ| < 1 whatever the weights; ring initialization, |λ| uniform in
-    area between ``r_min`` and ``r_max`` and phase uniform in [0, ``max_phase``]; normalization γ = √(1 - |λ|²) at the start, then
-    learned as exp(log γ).
+    Exponential parameterization λ = exp(-exp(ν) + i exp(θ)), so |λ| < 1 whatever the weights; ring initialization, |λ|
+    uniform in area between ``r_min`` and ``r_max`` and phase uniform in [0, ``max_phase``]; normalization γ = √(1 - |λ|²) at
+    the start, then learned as exp(log γ).
 
-    Weights: ``nu_log``, ``theta_log``, ``gamma_log`` (N,); ``B`` (D_in, N, 2), ``C`` (N, D_out, 2) real and imaginary parts; ``D``
-    (D_in, D_out).
+    Weights: ``nu_log``, ``theta_log``, ``gamma_log`` (N,); ``B`` (D_in, N, 2) and ``C`` (N, D_out, 2), real and imaginary
+    parts; ``D`` (D_in, D_out).
 
     Args:
         d_in, d_out: channels.

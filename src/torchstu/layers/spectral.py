@@ -79,7 +79,8 @@ class SpectralMixer(Mixer):
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
         names = [f"{prefix}bank_eigenvalues", f"{prefix}bank_filters"]
         if self.bank.prior is None and all(name in state_dict for name in names):
-            self.bank = FilterBank(*(state_dict[name].double().cpu().numpy() for name in names))
+            eigenvalues, filters = (state_dict[name].double().cpu().numpy() for name in names)
+            self.bank = FilterBank(eigenvalues, filters)
             self.make_buffers()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

@@ -32,7 +32,8 @@ class STUState(NamedTuple):
 class STU(SpectralMixer):
     """Spectral transform unit, design (5) and (6).
 
-    ŷ_t = Σ_{i=1}^{k_y} M^y_i ŷ_{t-i} + Σ_{i=1}^{k_u} M^u_i u_{t+1-i} + Σ_k σ_k^{1/4} (M^{φ+}_k U⁺_{t-d,k} + M^{φ-}_k U⁻_{t-d,k})
+    ŷ_t = Σ_{i=1}^{k_y} M^y_i ŷ_{t-i} + Σ_{i=1}^{k_u} M^u_i u_{t+1-i}
+          + Σ_k σ_k^{1/4} (M^{φ+}_k U⁺_{t-d,k} + M^{φ-}_k U⁻_{t-d,k})
 
     ==============  ======================  =========================================================================
     weight          shape                   meaning; index 0 is the most recent lag, applied as x @ M, starts at zero
@@ -193,7 +194,7 @@ class STU(SpectralMixer):
 
     def _spectral_weights(self, dtype: torch.dtype) -> Tensor:
         """(banks, K, D_in, D_out)."""
-        banks = [self.M_phi_plus] if self.M_phi_minus is None else [self.M_phi_plus, self.M_phi_minus]
+        banks: list[Tensor] = [self.M_phi_plus] if self.M_phi_minus is None else [self.M_phi_plus, self.M_phi_minus]
         return torch.stack(banks).to(dtype)
 
     def _kernel(self, steps: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -44,6 +44,10 @@ class TensordotSTU(SpectralMixer):
     Source: arXiv 2409.10489.
     """
 
+    M_inputs: nn.Parameter
+    M_filters: nn.Parameter
+    M_filters_minus: nn.Parameter | None
+
     def __init__(
         self,
         d_model: int,
@@ -126,7 +130,8 @@ class TensordotSTU(SpectralMixer):
     def _bank_weights(self, dtype: torch.dtype) -> Tensor:
         """(banks, K, D)."""
         second = self.M_filters if self.M_filters_minus is None else self.M_filters_minus
-        return torch.stack([self.M_filters, second][: len(self.signs)]).to(dtype)
+        banks: list[Tensor] = [self.M_filters, second]
+        return torch.stack(banks[: len(self.signs)]).to(dtype)
 
     def _kernel(self, steps: int, dtype: torch.dtype) -> Tensor:
         """h, (steps, D)."""

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from torchstu.layers.spectral import Banks
 from torchstu.layers.stu import STU, Autoregression
-from torchstu.ops.autoregression import lag2_cumsum, lag2_difference
-from torchstu.ops.convolution import features
+from torchstu.learn.least_squares import (
+    energy,
+    normal_problem,
+    residual,
+    response_factors,
+    sequence,
+    solve,
+    write_weights,
+)
 from torchstu.spectral.filters import FilterBank
 from torchstu.spectral.priors import Prior, positive_int
-
-TAIL_FACTOR = 16
-"""The penalized tail is the response at steps L..16 L."""
-_NUMBERS_AT_ONCE = 2**23
-"""Numbers of feature matrix held at a time; more is reduced by QR."""
 
 
 class SpectralRegressor:
     """An STU fitted in closed form, design (10): one convex problem, one answer, no learning rate.
 
-    ``objective="rollout"`` minimizes the error of the whole roll-out, ŷ = S F M with S the lag-2 cumulative sum, which is linear
-    in M too; ``"next"`` minimizes the error of the prediction from true past outputs. To the squared error summed over steps and
-    outputs are added ridge·‖M σ^{1/4}‖² (coordinates of unit-norm filters, whatever the data) and, beyond the memory,
+    ``objective="rollout"`` minimizes the error of the whole roll-out, ŷ = S F M with S the lag-2 cumulative sum, which is
+    linear in M too; ``"next"`` minimizes the error of the prediction from true past outputs. To the squared error summed over
+    steps and outputs are added ridge·‖M σ^{1/4}‖² (coordinates of unit-norm filters, whatever the data) and, beyond the memory,
     μ·N·L·D_out·‖response on L..16L‖² of (8).
 
     Args:
@@ -85,12 +85,14 @@ class SpectralRegressor:
             setattr(self, name, value)
         return self
 
-    def fit(self, U: Any, Y: Any) -> SpectralRegressor:
+    def fit(self, U: Any, Y: Any, *, warmup: int = 0) -> SpectralRegressor:
         """Fit to sequences.
 
         Args:
             U: inputs, (N, L, D_in) or (L, D_in), array or tensor.
             Y: outputs, (N, L, D_out) or (L, D_out).
+            warmup: steps at the start of every sequence that are a known past and not fitted: recordings that begin in the
+                middle of things, where zero is no honest guess of what came before.
 
         Raises:
             ValueError: shapes that do not fit, values not finite, options out of range, K above L.
@@ -100,6 +102,8 @@ class SpectralRegressor:
         U, Y = sequence("U", U), sequence("Y", Y)
         if U.shape[:2] != Y.shape[:2]:
             raise ValueError(f"Y: shape {tuple(Y.shape)}; beside U {tuple(U.shape)} it must have as many sequences and steps")
+        if positive_int("warmup", warmup, minimum=0) >= U.shape[1]:
+            raise ValueError(f"warmup: {warmup}; it must be below the {U.shape[1]} steps of a sequence")
         length = U.shape[1] if self.length is None else positive_int("length", self.length)
         self.layer = STU(
             U.shape[2],
@@ -111,21 +115,23 @@ class SpectralRegressor:
             prior=self.prior,
             dtype=torch.float64,
         )
-        problem = _normal_problem(self, self.layer, U, Y)
+        rollout = self.objective == "rollout" and self.autoregression == "fixed"
+        problem = normal_problem(self.layer, U, Y, rollout=rollout, intercept=self.fit_intercept, warmup=warmup)
+        Y = Y[:, warmup:]
         power, count = float(Y.square().mean()), Y.numel()
-        solution = _solve(problem, self.ridge, None, 0.0)
-        self.residual = _residual(problem, solution, Y)
+        solution = solve(problem, self.ridge, None, 0.0)
+        self.residual = residual(problem, solution, Y)
         self.tail_weight = 0.0
         if self.tail_penalty != 0:
-            head, tail = _response_factors(self.layer, length)
+            head, tail = response_factors(self.layer, length)
             if self.tail_penalty == "auto":
-                energy = _energy(head, solution, self.layer.d_in)
-                self.tail_weight = max(self.residual, 1e-10) * power / energy if energy > 0 else 0.0
+                inside = energy(head, solution)
+                self.tail_weight = max(self.residual, 1e-10) * power / inside if inside > 0 else 0.0
             else:
                 self.tail_weight = float(self.tail_penalty)
-            solution = _solve(problem, self.ridge, tail, self.tail_weight * count)
-            self.residual = _residual(problem, solution, Y)
-        self.intercept = _write_weights(self.layer, solution)
+            solution = solve(problem, self.ridge, tail, self.tail_weight * count)
+            self.residual = residual(problem, solution, Y)
+        self.intercept = write_weights(self.layer, solution)
         return self
 
     def predict(self, U: Any, past: tuple[Any, Any] | None = None) -> Any:
@@ -177,148 +183,6 @@ class SpectralRegressor:
         number = isinstance(self.tail_penalty, (int, float)) and self.tail_penalty >= 0
         if self.tail_penalty != "auto" and not number:
             raise ValueError(f"tail_penalty: {self.tail_penalty!r}; it must be 'auto' or a number of at least 0")
-
-
-def sequence(name: str, value: Any) -> Tensor:
-    """An array or tensor as (N, L, D) float64 on the CPU.
-
-    Raises:
-        TypeError: not numbers. ValueError: not two or three dimensions, empty, or not finite.
-    """
-    if not isinstance(value, Tensor):
-        array = np.asarray(value)
-        if array.dtype.kind not in "fiu":
-            raise TypeError(f"{name}: dtype {array.dtype}; it must be real numbers")
-        value = torch.as_tensor(np.ascontiguousarray(array))
-    if value.is_complex() or value.dtype == torch.bool:
-        raise TypeError(f"{name}: dtype {value.dtype}; it must be real numbers")
-    value = value.detach().double().cpu()
-    if value.ndim == 2:
-        value = value[None]
-    if value.ndim != 3 or 0 in value.shape:
-        raise ValueError(f"{name}: shape {tuple(value.shape)}; it must be (N, L, D) or (L, D), none of them 0")
-    if not torch.isfinite(value).all():
-        bad = (~torch.isfinite(value)).nonzero()[0].tolist()
-        raise ValueError(f"{name}: has a value that is not finite, first at (sequence, step, channel) = {tuple(bad)}")
-    return value
-
-
-class _Problem(NamedTuple):
-    """min ‖R m - Q‖² + rest, the triangular reduction of min ‖F m - Y‖²."""
-
-    R: Tensor  # (P, P)
-    Q: Tensor  # (P, D_out)
-    rest: float
-    scale: Tensor  # (P,) σ^{1/4} on spectral columns: m = scale · M
-    groups: dict[str, slice]
-
-
-class _Solution(NamedTuple):
-    m: Tensor  # (P, D_out) coordinates of unit-norm filters
-    scale: Tensor
-    groups: dict[str, slice]
-
-
-def _basis(layer: STU, steps: int) -> Tensor:
-    """Impulse responses (steps, J) of unit weights: delayed unit-norm filters (±), then input lags."""
-    filters = torch.as_tensor(layer.bank.continued(steps).copy())
-    sign = (-1.0) ** torch.arange(steps, dtype=torch.float64)[:, None]
-    banks = torch.cat([filters if s > 0 else sign * filters for s in layer.signs], dim=1)
-    banks = pad(banks, (0, 0, layer.delay, 0))[:steps]
-    return torch.cat([banks, torch.eye(steps, layer.input_lags, dtype=torch.float64)], dim=1)
-
-
-def _normal_problem(regressor: SpectralRegressor, layer: STU, U: Tensor, Y: Tensor) -> _Problem:
-    """Features of all sequences, reduced by QR as they come."""
-    steps = U.shape[1]
-    rollout = regressor.objective == "rollout" and layer.autoregression == "fixed"
-    basis = _basis(layer, steps)
-    scale = torch.as_tensor(layer.bank.eigenvalues**0.25).repeat(len(layer.signs))
-    scale = torch.cat([scale, torch.ones(layer.input_lags, dtype=torch.float64)]).repeat_interleave(layer.d_in)
-    groups = {"kernel": slice(0, len(scale))}
-    width = len(scale)
-    if layer.autoregression == "learned":
-        groups["outputs"] = slice(width, width + layer.output_lags * layer.d_out)
-        width = groups["outputs"].stop
-    if regressor.fit_intercept:
-        groups["intercept"] = slice(width, width + 1)
-        width += 1
-    R, Q, rest = torch.zeros(0, width, dtype=torch.float64), torch.zeros(0, Y.shape[2], dtype=torch.float64), 0.0
-    batch = max(1, _NUMBERS_AT_ONCE // (steps * width))
-    for first in range(0, len(U), batch):
-        u, y = U[first : first + batch], Y[first : first + batch]
-        F = features(u, basis).flatten(2)  # (n, L, J·D_in)
-        ones = torch.ones(len(u), steps, 1, dtype=torch.float64)
-        if layer.autoregression == "learned":
-            lags = [pad(y, (0, 0, i, 0))[:, :steps] for i in range(1, layer.output_lags + 1)]
-            F = torch.cat([F, *lags], dim=2)
-        elif rollout:
-            F = lag2_cumsum(F)
-        elif layer.autoregression == "fixed":
-            y, ones = lag2_difference(y), lag2_difference(ones)
-        if regressor.fit_intercept:
-            F = torch.cat([F, ones], dim=2)
-        stacked = torch.cat([torch.cat([R, Q], 1), torch.cat([F, y], 2).flatten(0, 1)])
-        triangle = torch.linalg.qr(stacked, mode="r").R
-        R, Q = triangle[:width, :width], triangle[:width, width:]
-        rest += float(triangle[width:, width:].square().sum())
-    full = torch.cat([scale, torch.ones(width - len(scale), dtype=torch.float64)])
-    return _Problem(R, Q, rest, full, groups)
-
-
-def _solve(problem: _Problem, ridge: float, tail: Tensor | None, tail_weight: float) -> _Solution:
-    """The stacked least-squares problem, by a minimum-norm solver: too little data is no accident."""
-    kernel = problem.groups["kernel"]
-    rows = [problem.R]
-    if ridge:
-        identity = torch.eye(problem.R.shape[1], dtype=torch.float64)
-        rows.append(ridge**0.5 * identity[: problem.groups.get("intercept", slice(None)).start])
-    if tail is not None and tail_weight:
-        d_in = kernel.stop // tail.shape[1]
-        penalty = torch.zeros(len(tail) * d_in, problem.R.shape[1], dtype=torch.float64)
-        penalty[:, kernel] = torch.kron(tail.contiguous(), torch.eye(d_in, dtype=torch.float64)) * tail_weight**0.5
-        rows.append(penalty)
-    left = torch.cat(rows)
-    right = pad(problem.Q, (0, 0, 0, len(left) - len(problem.R)))
-    norms = left.norm(dim=0).clamp(min=torch.finfo(torch.float64).tiny)
-    solution = torch.linalg.lstsq(left / norms, right, rcond=1e-15, driver="gelsd").solution
-    return _Solution(solution / norms[:, None], problem.scale, problem.groups)
-
-
-def _residual(problem: _Problem, solution: _Solution, Y: Tensor) -> float:
-    error = float((problem.R @ solution.m - problem.Q).square().sum()) + problem.rest
-    return error / max(float(Y.square().sum()), torch.finfo(torch.float64).tiny)
-
-
-def _response_factors(layer: STU, length: int) -> tuple[Tensor, Tensor]:
-    """Triangular factors of the Gram matrices of the roll-out's impulse responses, inside 0..L and on L..16L."""
-    response = _basis(layer, TAIL_FACTOR * length)
-    if layer.autoregression == "fixed":
-        response = lag2_cumsum(response[None])[0]
-    return torch.linalg.qr(response[:length], mode="r").R, torch.linalg.qr(response[length:], mode="r").R
-
-
-def _energy(factor: Tensor, solution: _Solution, d_in: int) -> float:
-    m = solution.m[solution.groups["kernel"]]
-    return float((factor @ m.reshape(factor.shape[1], -1)).square().sum())
-
-
-def _write_weights(layer: STU, solution: _Solution) -> Tensor:
-    """Copy a solution into a layer; returns the intercept, (D_out,)."""
-    M = solution.m / solution.scale[:, None]
-    kernel = M[solution.groups["kernel"]].view(-1, layer.d_in, layer.d_out)
-    parts = kernel.split([layer.num_filters] * len(layer.signs) + [layer.input_lags])
-    with torch.no_grad():
-        layer.M_phi_plus.copy_(parts[0])
-        if layer.M_phi_minus is not None:
-            layer.M_phi_minus.copy_(parts[1])
-        layer.M_u.copy_(parts[-1])
-        if "outputs" in solution.groups:
-            outputs = M[solution.groups["outputs"]]
-            layer.M_y.copy_(outputs.view(layer.output_lags, layer.d_out, layer.d_out))  # type: ignore[union-attr]
-    if "intercept" in solution.groups:
-        return M[solution.groups["intercept"]][0]
-    return torch.zeros(layer.d_out, dtype=torch.float64)
 
 
 def _like(template: Any, result: Tensor) -> Any:

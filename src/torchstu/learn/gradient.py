@@ -6,6 +6,7 @@ import logging
 import math
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -63,8 +64,8 @@ def fit_gradient(
         steps: optimizer steps; the data are passed again, in a new order, when they run out.
         batch_size: sequences a step.
         learning_rate, weight_decay: of AdamW.
-        objective: "next" trains the prediction from true past outputs, design (10) (for a mixer without a y-term the same as the
-            roll-out); "rollout" the output from inputs alone.
+        objective: "next" trains the prediction from true past outputs, design (10) (for a mixer without a y-term the same as
+            the roll-out); "rollout" the output from inputs alone.
         clip: largest gradient norm; None does not clip.
         validation: sequences whose roll-out error is recorded.
         validate_every: steps between validations; None means twenty in all.
@@ -89,7 +90,7 @@ def fit_gradient(
     held_out = None if validation is None else DataLoader(_dataset(mixer, *validation, weight.dtype), batch_size=64)
     every = max(1, steps // 20) if validate_every is None else positive_int("validate_every", validate_every)
     options = {"learning_rate": learning_rate, "weight_decay": weight_decay, "steps": steps}
-    module = _lightning_module(lightning, mixer, objective, batch_size, options)
+    module = _lightning_module(lightning, mixer, objective, batch_size, held_out, options)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _quiet_lightning():
         warnings.simplefilter("ignore")  # Lightning advises on workers and loggers; both are chosen here
         torch.manual_seed(seed)
@@ -124,7 +125,9 @@ def _dataset(mixer: Mixer, U: Any, Y: Any, dtype: torch.dtype) -> TensorDataset:
     return TensorDataset(u.to(dtype), y.to(dtype))
 
 
-def _lightning_module(lightning: Any, mixer: Mixer, objective: str, batch_size: int, options: dict[str, Any]) -> Any:
+def _lightning_module(
+    lightning: Any, mixer: Mixer, objective: str, batch_size: int, held_out: DataLoader | None, options: dict[str, Any]
+) -> Any:
     """The LightningModule; defined here because its base class is imported only now."""
 
     class L2(lightning.LightningModule):
@@ -144,7 +147,7 @@ def _lightning_module(lightning: Any, mixer: Mixer, objective: str, batch_size: 
             self.log("loss", loss, prog_bar=True)
             return loss
 
-        def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        def validation_step(self, batch: Sequence[Tensor], index: int) -> None:
             self.pending.append((self.mixer(batch[0])[0].cpu(), batch[1].cpu()))
 
         def on_validation_epoch_end(self) -> None:
@@ -153,6 +156,14 @@ def _lightning_module(lightning: Any, mixer: Mixer, objective: str, batch_size: 
             error = relative_error(predictions, targets)
             self.history.samples.append(self.global_step * batch_size)
             self.history.errors.append(error if math.isfinite(error) else math.inf)
+
+        def on_train_end(self) -> None:
+            if held_out is not None and self.history.samples[-1] != self.global_step * batch_size:
+                self.mixer.eval()
+                with torch.no_grad():
+                    for index, batch in enumerate(held_out):
+                        self.validation_step([x.to(self.device) for x in batch], index)
+                self.on_validation_epoch_end()
 
         def configure_optimizers(self) -> Any:
             optimizer = torch.optim.AdamW(

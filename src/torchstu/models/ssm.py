@@ -20,7 +20,9 @@ class SpectralSSMState(NamedTuple):
 
 
 class Block(nn.Module):
-    """x + dropout(GLU(W dropout(GELU(mixer(norm(x))))))."""
+    """x + dropout(GLU(W dropout(GELU(mixer(norm(x)))))."""
+
+    mixer: Mixer
 
     def __init__(self, mixer: Mixer, dropout: float, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         super().__init__()
@@ -88,14 +90,17 @@ class SpectralSSM(Mixer):
         )
         self.readout = nn.Linear(d_model, d_out, device=device, dtype=dtype)
 
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
     def initial_state(self, batch_size: int) -> SpectralSSMState:
         """All zero."""
-        return SpectralSSMState(tuple(block.mixer.initial_state(batch_size) for block in self.blocks))
+        return SpectralSSMState(tuple(block.mixer.initial_state(batch_size) for block in self._blocks()))
 
     def mix(self, u: Tensor, state: SpectralSSMState | None) -> tuple[Tensor, SpectralSSMState]:
         """Layer after layer over the whole sequence."""
         states, x = [], self.embedding(u.to(self.embedding.weight.dtype))
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self._blocks()):
             mixed, after = block.mixer.mix(block.norm(x), None if state is None else state.layers[i])
             x = block.gate(x, mixed)
             states.append(after)
@@ -104,7 +109,7 @@ class SpectralSSM(Mixer):
     def mix_step(self, u_t: Tensor, state: SpectralSSMState) -> tuple[Tensor, SpectralSSMState]:
         """Layer after layer for one step."""
         states, x = [], self.embedding(u_t.to(self.embedding.weight.dtype))
-        for block, before in zip(self.blocks, state.layers, strict=True):
+        for block, before in zip(self._blocks(), state.layers, strict=True):
             mixed, after = block.mixer.mix_step(block.norm(x), before)
             x = block.gate(x, mixed)
             states.append(after)

@@ -70,8 +70,8 @@ class _BasisConvolution(torch.autograd.Function):
         for block in _blocks(len(inputs), d_in * d_out):
             kernel = _kernel_block(basis[:, :, block], weights)  # (f, 2, 2, D_in, D_out)
             product = _times(inputs[block], kernel)  # (f, sheet, Re|Im of kernel, Re|Im of u, B, D_out)
-            torch.sub(product[:, :, 0, 0], product[:, :, 1, 1], out=outputs[block, :, 0])
-            torch.add(product[:, :, 1, 0], product[:, :, 0, 1], out=outputs[block, :, 1])
+            outputs[block, :, 0].copy_(product[:, :, 0, 0]).sub_(product[:, :, 1, 1])
+            outputs[block, :, 1].copy_(product[:, :, 1, 0]).add_(product[:, :, 0, 1])
         return _from_sheets(outputs, size, u.shape[1])
 
     @staticmethod
@@ -93,8 +93,8 @@ class _BasisConvolution(torch.autograd.Function):
             part = grads[block]
             if grad_inputs is not None:  # G Hᴴ
                 product = _times(part, _kernel_block(basis[:, :, block], weights).mT)
-                torch.add(product[:, :, 0, 0], product[:, :, 1, 1], out=grad_inputs[block, :, 0])
-                torch.sub(product[:, :, 0, 1], product[:, :, 1, 0], out=grad_inputs[block, :, 1])
+                grad_inputs[block, :, 0].copy_(product[:, :, 0, 0]).add_(product[:, :, 1, 1])
+                grad_inputs[block, :, 1].copy_(product[:, :, 0, 1]).sub_(product[:, :, 1, 0])
             if grad_weights is not None and scaled is not None:  # Uᴴ G, then its inner products with the basis
                 _accumulate(grad_weights, basis[:, :, block], scaled[block], part)
         grad_u = None if grad_inputs is None else _from_sheets(grad_inputs, size, u.shape[1])
@@ -143,8 +143,8 @@ def _kernel_block(basis: Tensor, weights: Tensor) -> Tensor:
     halves = torch.bmm(basis.reshape(2, 2 * count, columns), weights.reshape(2, columns, d_in * d_out))
     even, odd = halves.view(2, 2, count, d_in, d_out)
     kernel = weights.new_empty(count, 2, 2, d_in, d_out)
-    torch.add(even, odd, out=kernel[:, 0].transpose(0, 1))
-    torch.sub(even, odd, out=kernel[:, 1].transpose(0, 1))
+    kernel[:, 0].transpose(0, 1).copy_(even).add_(odd)
+    kernel[:, 1].transpose(0, 1).copy_(even).sub_(odd)
     return kernel
 
 
@@ -171,7 +171,7 @@ def _accumulate(grad_weights: Tensor, basis: Tensor, x: Tensor, grad: Tensor) ->
     rows = x.reshape(2 * count, 1, 2 * batch, d_in).expand(-1, 2, -1, -1).reshape(4 * count, 2 * batch, d_in)
     product = torch.bmm(rows.mT, turned.reshape(4 * count, 2 * batch, d_out)).view(count, 2, 2, d_in * d_out)
     halves = x.new_empty(2, 2, count, d_in * d_out)
-    torch.add(product[:, 0], product[:, 1], out=halves[0].transpose(0, 1))
-    torch.sub(product[:, 0], product[:, 1], out=halves[1].transpose(0, 1))
+    halves[0].transpose(0, 1).copy_(product[:, 0]).add_(product[:, 1])
+    halves[1].transpose(0, 1).copy_(product[:, 0]).sub_(product[:, 1])
     flat = grad_weights.view(2, columns, d_in * d_out)
     flat.baddbmm_(basis.reshape(2, 2 * count, columns).mT, halves.view(2, 2 * count, d_in * d_out))

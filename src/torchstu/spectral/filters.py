@@ -86,10 +86,10 @@ class FilterBank:
             return None
         parts = _decompose(self.prior, self.length)
         signs = parts.signs(self.filters)
-        return realize(parts.nodes, parts.singular_values, parts.right * signs, parts.first_row * signs, self.count)
+        return realize(parts.nodes, parts.singular_values, parts.right * signs, self.filters, parts.first_row * signs)
 
     def continued(self, length: int) -> np.ndarray:
-        """The filters on 0..length-1, continued past L as the sums of exponentials of (8); zero there for a user's arrays."""
+        """The filters on 0..length-1, beyond L those of the realization (8); zero there for a user's arrays."""
         if length <= self.length:
             return self.filters[:length]
         tail = np.zeros((length - self.length, self.count))
@@ -103,8 +103,8 @@ def filter_bank(length: int, count: int, prior: str | Prior = "positive") -> Fil
     """The K leading spectral filters of length L, design (1)-(3).
 
     Z = V Vᵀ with V_iq = √w_q α_q^i on quadrature nodes; the rows of V are compressed by a second quadrature over time, so the
-    decomposition costs O(log³ L) and only the evaluation, O(L K), grows with the length. Float64, unit norm, descending, the entry of
-    largest magnitude positive. Deterministic; decompositions are kept on disk (`torchstu filters --clear-cache`).
+    decomposition costs O(log³ L) and only the evaluation, O(L K), grows with the length. Float64, unit norm, descending, the
+    entry of largest magnitude positive. Decompositions are kept on disk (`torchstu filters --clear-cache`).
 
     Args:
         length: L, at least 1.

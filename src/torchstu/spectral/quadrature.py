@@ -7,6 +7,7 @@ nodes has a few hundred rows and columns, whatever the length. See ``docs/filter
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +60,7 @@ def time_grid(length: int) -> TimeGrid:
     while edges[-1] < length:
         edges.append(min(2 * edges[-1], length))
     times, weights, panels, used = [], [], [], 0
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         count = stop - start
         if count <= 3 * ROWS_PER_PANEL:
             x, w = np.arange(count, dtype=np.float64), np.ones(count)
@@ -75,17 +76,17 @@ def time_grid(length: int) -> TimeGrid:
 def interpolate(grid: TimeGrid, values: np.ndarray) -> np.ndarray:
     """Values (rows, K) on the grid to all times (length, K), by a Legendre series on each panel."""
     result = np.empty((grid.length, values.shape[1]))
-    for start, stop, rows in grid.panels:
-        if rows.stop - rows.start == stop - start:
-            result[start:stop] = values[rows]
+    for panel in grid.panels:
+        if panel.rows.stop - panel.rows.start == panel.stop - panel.start:
+            result[panel.start : panel.stop] = values[panel.rows]
             continue
-        degree, width = ROWS_PER_PANEL - 1, stop - 1 - start
-
-        def basis(times: np.ndarray, start: int = start, stop: int = stop, width: int = width) -> np.ndarray:
-            return legvander((2 * times - (start + stop - 1)) / width, degree)
-
-        series = np.linalg.solve(basis(grid.times[rows]), values[rows])
-        for first in range(start, stop, _CHUNK):
-            last = min(first + _CHUNK, stop)
-            result[first:last] = basis(np.arange(first, last, dtype=np.float64)) @ series
+        series = np.linalg.solve(_legendre(panel, grid.times[panel.rows]), values[panel.rows])
+        for first in range(panel.start, panel.stop, _CHUNK):
+            last = min(first + _CHUNK, panel.stop)
+            result[first:last] = _legendre(panel, np.arange(first, last, dtype=np.float64)) @ series
     return result
+
+
+def _legendre(panel: Panel, times: np.ndarray) -> np.ndarray:
+    """The Legendre polynomials of a panel at some times, (n, 24)."""
+    return legvander((2 * times - (panel.start + panel.stop - 1)) / (panel.stop - 1 - panel.start), ROWS_PER_PANEL - 1)

@@ -1,0 +1,1 @@
+"""The command ``torchstu``: parse and call; nothing heavy is imported before a command runs."""

@@ -1,0 +1,1 @@
+"""Data: files of users, the shipped recording, and scaling."""

@@ -1,0 +1,238 @@
+"""Time series from files: read whole, checked, and refused with one line that says what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import warnings
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from torchstu.extras import require
+
+CSV, PARQUET = (".csv", ".csv.gz"), (".parquet", ".pq")
+_MISSING = {"", "nan", "na", "n/a", "null", "none", "nat"}
+
+
+class DataError(ValueError):
+    """A data file that cannot be used; the message is one line and names the file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Columns of numbers, in time order.
+
+    Attributes:
+        names: of the columns, C of them.
+        values: (L, C) float64, all finite.
+        time: (L,) datetime64 or float64, strictly increasing; None if no time column was read.
+    """
+
+    names: tuple[str, ...]
+    values: np.ndarray
+    time: np.ndarray | None = None
+
+    def select(self, names: Sequence[str]) -> np.ndarray:
+        """Some of the columns, (L, len(names)).
+
+        Raises:
+            ValueError: a name that the table lacks.
+        """
+        for name in names:
+            if name not in self.names:
+                raise ValueError(f"column {name!r}: not read; there are {', '.join(self.names)}")
+        return self.values[:, [self.names.index(name) for name in names]]
+
+
+def column_names(path: str | Path) -> list[str]:
+    """The header of a CSV (also .csv.gz) or Parquet file.
+
+    Raises:
+        DataError: no such file, not readable as what its suffix says, empty, or a name twice in the header.
+        MissingExtraError: without the extra ``cli``.
+    """
+    path = Path(path)
+    _check_path(path)
+    names = _parquet_names(path) if _is_parquet(path) else _csv_names(path)
+    for position, name in enumerate(names):
+        if not name.strip():
+            raise DataError(f"{path}: column {position + 1} of the header has no name; every column must have one")
+        if names.index(name) != position:
+            raise DataError(f"{path}: column {name!r} is twice in the header; names must differ")
+    return names
+
+
+def read_table(path: str | Path, columns: Sequence[str], time: str | None = None) -> Table:
+    """Read columns of numbers from a CSV (also .csv.gz) or Parquet file with a header.
+
+    Nothing is filled in: a missing value is an error.
+
+    Args:
+        path: the file; its suffix says the format.
+        columns: names to read, in the order wanted.
+        time: a column of times (ISO 8601 or numbers) that must increase from row to row; None reads none.
+
+    Raises:
+        DataError: the file cannot be read, has fewer than two rows, lacks a column, or holds a value that is no finite number;
+            rows in the message count from 1, without the header.
+        MissingExtraError: without the extra ``cli``.
+    """
+    path = Path(path)
+    names = column_names(path)
+    columns = list(columns)
+    for position, column in enumerate(columns):
+        if columns.index(column) != position:
+            raise DataError(f"{path}: column {column!r} is asked for twice; an input cannot be an output too")
+    wanted = [*columns, *([time] if time is not None and time not in columns else [])]
+    for column in wanted:
+        if column not in names:
+            raise DataError(f"{path}: no column {column!r}; there are {', '.join(names)}")
+    frame = _read_parquet(path, wanted) if _is_parquet(path) else _read_csv(path, wanted)
+    if len(frame) < 2:
+        raise DataError(f"{path}: {'one row' if len(frame) else 'no rows'} below the header; there must be at least 2")
+    values = np.column_stack([_numbers(path, column, frame[column]) for column in columns])
+    return Table(tuple(columns), values, None if time is None else _times(path, time, frame[time]))
+
+
+def weather() -> Table:
+    """A year of hourly weather, 8760 rows: Greensboro NC, station 723170, typical meteorological year (WEATHER.md beside it).
+
+    Columns: global_irradiance and direct_irradiance (W/m²), wind_speed (m/s), pressure (mbar), temperature (°C).
+    """
+    packed = resources.files("torchstu.data").joinpath("weather.csv.gz").read_bytes()
+    header, *rows = csv.reader(io.StringIO(gzip.decompress(packed).decode()))
+    time = np.array([row[0] for row in rows], dtype="datetime64[m]")
+    return Table(tuple(header[1:]), np.array([row[1:] for row in rows], dtype=np.float64), time)
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.name.lower().endswith(PARQUET)
+
+
+def _check_path(path: Path) -> None:
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; it must be a file")
+    if not path.name.lower().endswith((*CSV, *PARQUET)):
+        raise DataError(f"{path}: suffix {path.suffix!r}; it must be one of {', '.join((*CSV, *PARQUET))}")
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    if empty:
+        raise DataError(f"{path}: is empty; it must have a header and at least 2 rows")
+
+
+def _csv_names(path: Path) -> list[str]:
+    opener: Any = gzip.open if path.name.lower().endswith(".gz") else open
+    try:
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+            start = file.read(8192)
+            if "\0" in start:
+                raise DataError(f"{path}: is a binary file; it must be text in UTF-8, a header and rows with commas")
+            file.seek(0)
+            names = next(csv.reader(file, strict=True), [])
+    except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise _unreadable_csv(path, error) from error
+    if not names:
+        raise DataError(f"{path}: its first line is empty; it must be a header of column names")
+    return names
+
+
+def _unreadable_csv(path: Path, error: Exception) -> DataError:
+    if isinstance(error, UnicodeDecodeError):
+        return DataError(f"{path}: is a binary file or not in UTF-8 (byte {error.start}); it must be text in UTF-8")
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return DataError(f"{path}: is no readable CSV file ({reason})")
+
+
+def _read_csv(path: Path, columns: list[str]) -> Any:
+    """A data frame of strings."""
+    pandas = require("cli", "pandas")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pandas.errors.ParserWarning)  # rows longer than the header
+            return pandas.read_csv(
+                path, usecols=columns, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
+            )
+    except pandas.errors.ParserWarning as error:
+        raise DataError(f"{path}: rows have more values than the header has names") from error
+    except (ValueError, csv.Error, EOFError, OSError, zlib.error) as error:  # pandas' parser errors are ValueErrors
+        raise _unreadable_csv(path, error) from error
+
+
+def _parquet_names(path: Path) -> list[str]:
+    parquet = require("cli", "pyarrow.parquet")
+    try:
+        return list(parquet.read_schema(path).names)
+    except (ValueError, OSError) as error:  # Arrow's errors are one or the other
+        raise DataError(f"{path}: is no readable Parquet file ({str(error).splitlines()[0]})") from error
+
+
+def _read_parquet(path: Path, columns: list[str]) -> Any:
+    parquet = require("cli", "pyarrow.parquet")
+    require("cli", "pandas")
+    try:
+        return parquet.read_table(path, columns=columns).to_pandas(ignore_metadata=True)
+    except (ValueError, OSError, NotImplementedError) as error:
+        raise DataError(f"{path}: is no readable Parquet file ({str(error).splitlines()[0]})") from error
+
+
+def _numbers(path: Path, column: str, cells: Any) -> np.ndarray:
+    """A column as (L,) finite float64."""
+    pandas = require("cli", "pandas")
+    number_type = pandas.api.types.is_numeric_dtype(cells) and not pandas.api.types.is_bool_dtype(cells)
+    if not number_type:
+        _refuse_missing(path, column, cells)
+        cells = cells.astype(str)
+    values = pandas.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        row = bad[0]
+        written = f"{cells.iloc[row]!r}" if not number_type or np.isinf(values[row]) else "a missing value (NaN)"
+        raise DataError(f"{path}: column {column!r}, row {row + 1}: {written}; it must be a finite number")
+    return values
+
+
+def _refuse_missing(path: Path, column: str, cells: Any) -> None:
+    missing = (cells.isna() | cells.astype(str).str.strip().str.lower().isin(_MISSING)).to_numpy()
+    if missing.any():
+        row = int(missing.argmax())
+        raise DataError(f"{path}: column {column!r}, row {row + 1}: a missing value (empty or NaN); it must be a finite number")
+
+
+def _times(path: Path, column: str, cells: Any) -> np.ndarray:
+    """A column as (L,) increasing times: numbers if its first value is one, else dates."""
+    pandas = require("cli", "pandas")
+    _refuse_missing(path, column, cells)
+    if pandas.api.types.is_numeric_dtype(cells) or not np.isnan(pandas.to_numeric(cells.iloc[0], errors="coerce")):
+        times = _numbers(path, column, cells)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pandas warns where it cannot infer one format; the rows below say so better
+            dates = pandas.to_datetime(cells, errors="coerce", utc=True)
+        if dates.isna().any():
+            row = int(dates.isna().to_numpy().argmax())
+            raise DataError(
+                f"{path}: column {column!r}, row {row + 1}: {str(cells.iloc[row])!r}; "
+                "it must be a time such as 2003-01-31T12:00, written like the first row, or a number"
+            )
+        times = dates.dt.tz_localize(None).to_numpy()
+    steps = np.diff(times)
+    late = np.flatnonzero(steps <= steps.dtype.type(0))
+    if len(late):
+        row = late[0] + 1
+        raise DataError(
+            f"{path}: column {column!r}, row {row + 1}: {str(cells.iloc[row])!r} does not come after "
+            f"{str(cells.iloc[row - 1])!r}; times must increase"
+        )
+    return times

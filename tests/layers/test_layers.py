@@ -1,0 +1,190 @@
+"""What each layer is, beyond the contract."""
+
+import math
+
+import pytest
+import torch
+
+from torchstu import ARSTU, LRU, STU, FilterBank, Rotations, TensordotSTU, filter_bank, random_lds
+from torchstu.testing import TOLERANCES, close, run_steps
+
+SMALL = {"length": 32, "num_filters": 8, "dtype": torch.float64}
+
+
+def filled(layer, scale=0.1):
+    with torch.no_grad():
+        for name, parameter in layer.named_parameters():
+            if name != "M_y":
+                parameter.copy_(scale * torch.randn(parameter.shape, dtype=torch.float64))
+    return layer
+
+
+def test_stu_is_equation_4():
+    """Written out term by term, with a loop over time."""
+    layer = filled(STU(2, 3, **SMALL))
+    u = torch.randn(1, 20, 2, dtype=torch.float64)
+    phi, scale = torch.as_tensor(layer.bank.filters.copy()), torch.as_tensor(layer.bank.eigenvalues**0.25)
+    y = torch.zeros(22, 3, dtype=torch.float64)  # two zeros ahead of time 1
+    for t in range(20):
+        y[t + 2] = y[t]
+        for i in range(3):
+            if t - i >= 0:
+                y[t + 2] += u[0, t - i] @ layer.M_u[i]
+        for k in range(8):
+            for i in range(t - 1):
+                y[t + 2] += scale[k] * phi[i, k] * (u[0, t - 2 - i] @ layer.M_phi_plus[k])
+                y[t + 2] += scale[k] * (-1) ** i * phi[i, k] * (u[0, t - 2 - i] @ layer.M_phi_minus[k])
+    close(layer(u)[0][0], y[2:], "twin float64", "Eq. 4")
+
+
+def test_arstu_starts_as_the_theorem_and_is_equation_5():
+    fixed, learned = STU(2, 2, **SMALL), ARSTU(2, 2, **SMALL)
+    filled(fixed)
+    learned.load_state_dict({**fixed.state_dict(), "M_y": learned.M_y})
+    u = torch.randn(2, 50, 2, dtype=torch.float64)
+    close(learned(u)[0], fixed(u)[0], "twin float64", "M_y at the identity")
+    assert [name for name, _ in fixed.named_parameters()] == ["M_u", "M_phi_plus", "M_phi_minus"]
+    assert [name for name, _ in learned.named_parameters()] == ["M_u", "M_phi_plus", "M_phi_minus", "M_y"]
+    assert ARSTU(2, 2, output_lags=1, **SMALL).M_y.count_nonzero() == 0
+
+
+def test_weights_start_at_zero_and_have_the_documented_shapes():
+    layer = STU(2, 3, length=32, num_filters=8, input_lags=4)
+    shapes = {name: tuple(p.shape) for name, p in layer.named_parameters()}
+    assert shapes == {"M_u": (4, 2, 3), "M_phi_plus": (8, 2, 3), "M_phi_minus": (8, 2, 3)}
+    assert all(p.count_nonzero() == 0 for p in layer.parameters())
+    assert layer(torch.randn(1, 5, 2))[0].count_nonzero() == 0
+
+
+def test_next_step_with_its_own_outputs_is_the_rollout():
+    for layer in (STU(2, 3, **SMALL), ARSTU(2, 3, **SMALL, output_lags=3), STU(2, 3, autoregression=None, **SMALL)):
+        filled(layer)
+        u = torch.randn(2, 30, 2, dtype=torch.float64)
+        y, _ = layer(u)
+        close(layer.next_step(u, y), y, "twin float64", "next step")
+        state = layer.observe(u[:, :17], y[:, :17])
+        close(layer(u[:, 17:], state)[0], y[:, 17:], "split float64", "after a known past")
+
+
+def test_observed_outputs_replace_predictions():
+    layer = filled(STU(1, 1, **SMALL))
+    u, y = torch.randn(1, 10, 1, dtype=torch.float64), torch.randn(1, 10, 1, dtype=torch.float64)
+    state = layer.observe(u, y)
+    following = torch.randn(1, 1, 1, dtype=torch.float64)
+    expected = layer.next_step(torch.cat([u, following], 1), torch.cat([y, following], 1))[:, -1:]
+    close(layer(following, state)[0], expected, "split float64", "first step after the past")
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 63, 1000, 4096, 9000])
+def test_every_mode_agrees_beyond_the_memory(length):
+    """Whole, cut and stepped, up to and past ``length=4096``, in float64 and float32."""
+    torch.manual_seed(3)
+    for autoregression, bound in (("fixed", 1e-5), (None, 2e-6)):
+        layer = STU(1, 2, length=4096, autoregression=autoregression, dtype=torch.float64)
+        filled(layer, 0.3)
+        u = torch.randn(1, length, 1, dtype=torch.float64)
+        whole, _ = layer(u)
+        cut = max(1, length // 3)
+        first, state = layer(u[:, :cut])
+        parts = [first] if cut == length else [first, layer(u[:, cut:], state)[0]]
+        close(torch.cat(parts, 1), whole, "split float64", "cut")
+        if length <= 1000:
+            close(run_steps(layer, u), whole, "split float64", "steps")
+        single = layer.float()
+        error = (single(u.float())[0] - whole).abs().max() / whole.abs().max()
+        assert float(error.detach()) <= bound
+        layer.double()
+
+
+def test_tied_tensordot_sees_even_lags_only():
+    layer = TensordotSTU(2, **SMALL)
+    pulse = torch.zeros(1, 20, 2, dtype=torch.float64)
+    pulse[:, 0] = 1
+    response = layer(pulse)[0][0]
+    assert response[0::2].abs().max() > 1e-3
+    assert response[1::2].abs().max() <= TOLERANCES["twin float64"]
+    assert TensordotSTU(2, banks="both", **SMALL)(pulse)[0][0, 1::2].abs().max() > 1e-3
+
+
+def test_tensordot_is_an_stu_of_rank_one():
+    """M_k = M_inputs diag(M_filters_k)."""
+    small = TensordotSTU(3, banks="both", **SMALL)
+    full = STU(3, 3, input_lags=0, autoregression=None, **SMALL)
+    with torch.no_grad():
+        full.M_phi_plus.copy_(small.M_inputs * small.M_filters[:, None])
+        full.M_phi_minus.copy_(small.M_inputs * small.M_filters_minus[:, None])
+    u = torch.randn(2, 40, 3, dtype=torch.float64)
+    close(small(u)[0], full(u)[0], "twin float64", "tensordot")
+
+
+def test_lru_is_stable_and_starts_on_its_ring():
+    layer = LRU(2, 2, state_dim=4000, r_min=0.9, r_max=0.99, max_phase=math.pi / 5, dtype=torch.float64)
+    eigenvalues = torch.exp(layer._log_lambda(torch.float64)).detach()
+    assert 0.9 <= eigenvalues.abs().min() < 0.905
+    assert 0.985 < eigenvalues.abs().max() <= 0.99
+    assert eigenvalues.angle().min() >= 0
+    assert eigenvalues.angle().max() <= math.pi / 5
+    torch.testing.assert_close(layer.gamma_log.exp() ** 2, 1 - eigenvalues.abs() ** 2)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    assert torch.exp(layer._log_lambda(torch.float64)).abs().max() <= 1
+
+
+def test_lru_holds_a_rotating_system_exactly():
+    """Its weights written down from the eigenvectors of a system with complex eigenvalues."""
+    lds = random_lds(6, 2, 3, Rotations((0.8, 0.95), (0.1, 3.0)), torch.Generator().manual_seed(0))
+    values, basis = torch.linalg.eig(lds.A)
+    layer = LRU(2, 3, state_dim=6, dtype=torch.float64)
+    phase = torch.where(values.angle() > 0, values.angle(), values.angle() + 2 * math.pi)
+    B, C = torch.linalg.solve(basis, lds.B.to(basis.dtype)), lds.C.to(basis.dtype) @ basis
+    with torch.no_grad():
+        layer.nu_log.copy_(torch.log(-torch.log(values.abs())))
+        layer.theta_log.copy_(torch.log(phase))
+        layer.gamma_log.zero_()
+        layer.B.copy_(torch.view_as_real(B.T))
+        layer.C.copy_(torch.view_as_real(C.T))
+        layer.D.copy_(lds.D.T)
+    u = torch.randn(2, 60, 2, dtype=torch.float64)
+    torch.testing.assert_close(layer(u)[0], lds.simulate(u), rtol=1e-9, atol=1e-9)
+
+
+def test_a_users_bank_is_saved_with_the_weights():
+    bank = filter_bank(32, 5)
+    own = FilterBank(bank.eigenvalues, bank.filters)
+    other = FilterBank(bank.eigenvalues / 2, bank.filters[::-1].copy())
+    saved, layer = STU(1, 1, length=32, num_filters=5, prior=own), STU(1, 1, length=32, num_filters=5, prior=other)
+    filled(saved)
+    layer.load_state_dict(saved.state_dict())
+    u = torch.randn(1, 40, 1)
+    torch.testing.assert_close(layer(u)[0], saved(u)[0], rtol=0, atol=0)
+    assert "bank_filters" in saved.state_dict()
+    assert "filters" not in STU(1, 1, length=32, num_filters=5).state_dict()
+    assert saved.half().state_dict()["bank_filters"].dtype == torch.float64
+
+
+BAD = [
+    (lambda: STU(2, 2, length=8, num_filters=9), ValueError, "count: 9 filters of length 8"),
+    (lambda: STU(2, 2, length=0), ValueError, "length: 0"),
+    (lambda: STU(0, 2, length=8, num_filters=2), ValueError, "d_in: 0"),
+    (lambda: STU(2, 2.5, length=8, num_filters=2), TypeError, "d_out: 2.5"),
+    (lambda: STU(2, 2, length=8, num_filters=2, input_lags=-1), ValueError, "input_lags: -1"),
+    (lambda: STU(2, 2, length=8, num_filters=2, autoregression="yes"), ValueError, "autoregression: 'yes'"),
+    (lambda: STU(2, 2, length=8, num_filters=2, output_lags=3), ValueError, "output_lags: 3 with autoregression='fixed'"),
+    (lambda: ARSTU(2, 2, length=8, num_filters=2, output_lags=0), ValueError, "output_lags: 0"),
+    (lambda: ARSTU(2, 2, length=8, num_filters=2, autoregression="fixed"), ValueError, "autoregression: 'fixed'"),
+    (lambda: STU(2, 2, length=8, num_filters=2, delay=-1), ValueError, "delay: -1"),
+    (lambda: STU(2, 2, length=8, num_filters=2, banks="negative"), ValueError, "banks: 'negative'"),
+    (lambda: STU(2, 2, length=8, num_filters=2, banks="both", prior="signed"), ValueError, "banks: 'both' with the prior"),
+    (lambda: STU(2, 2, length=9, num_filters=2, prior=filter_bank(8, 2)), ValueError, "prior: a bank of 2 filters"),
+    (lambda: TensordotSTU(2, length=8, num_filters=2, banks="positive"), ValueError, "banks: 'positive'"),
+    (lambda: LRU(2, 2, r_min=0.9, r_max=0.5), ValueError, "r_min, r_max: 0.9, 0.5"),
+    (lambda: LRU(2, 2, max_phase=7), ValueError, "max_phase: 7"),
+    (lambda: LRU(2, 2, state_dim=0), ValueError, "state_dim: 0"),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "text"), BAD)
+def test_bad_configuration_is_refused(call, kind, text):
+    with pytest.raises(kind, match=text):
+        call()

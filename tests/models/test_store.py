@@ -1,0 +1,87 @@
+"""Models in folders: whole or not at all, and refused when broken."""
+
+import json
+
+import pytest
+import torch
+
+from torchstu import ARSTU, LRU, STU, FilterBank, Prior, SpectralSSM, TensordotSTU, filter_bank, load_model, save_model
+
+OWN = FilterBank(filter_bank(16, 4).eigenvalues, filter_bank(16, 4).filters)
+MODELS = {
+    "STU": lambda: STU(2, 3, length=16, num_filters=4, dtype=torch.float64),
+    "STU, own bank": lambda: STU(2, 3, length=16, num_filters=4, prior=OWN),
+    "STU, signed": lambda: STU(2, 2, length=16, num_filters=4, prior="signed", autoregression=None),
+    "ARSTU": lambda: ARSTU(2, 3, length=16, num_filters=4, output_lags=3),
+    "TensordotSTU": lambda: TensordotSTU(2, length=16, num_filters=4, banks="both"),
+    "LRU": lambda: LRU(2, 3, state_dim=5),
+    "SpectralSSM": lambda: SpectralSSM(2, 3, d_model=4, num_layers=2, length=16, mixer_options={"num_filters": 4}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_round_trip(name, tmp_path):
+    model = MODELS[name]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.1)
+    save_model(tmp_path / "a" / "model", model, {"note": "kept"})
+    loaded, extra = load_model(tmp_path / "a" / "model")
+    u = torch.randn(2, 20, 2, dtype=next(model.parameters()).dtype)
+    assert type(loaded) is type(model)
+    assert extra == {"note": "kept"}
+    assert torch.equal(loaded(u)[0], model(u)[0])
+    assert loaded.config == model.config
+
+
+def test_nothing_is_overwritten_or_left_half_done(tmp_path):
+    save_model(tmp_path / "model", MODELS["STU"]())
+    with pytest.raises(FileExistsError, match="exists already"):
+        save_model(tmp_path / "model", MODELS["LRU"]())
+    with pytest.raises(TypeError, match="JSON"):
+        save_model(tmp_path / "other", MODELS["STU"](), {"note": object()})
+    with pytest.raises(TypeError, match="model: Linear"):
+        save_model(tmp_path / "other", torch.nn.Linear(1, 1))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_broken_folders_are_refused(tmp_path):
+    save_model(tmp_path / "model", MODELS["STU"]())
+    weights, description = tmp_path / "model" / "model.safetensors", tmp_path / "model" / "model.json"
+    whole, text = weights.read_bytes(), description.read_text()
+    for broken in (b"", whole[: len(whole) // 2], b"\x00" * 100):
+        weights.write_bytes(broken)
+        with pytest.raises(ValueError, match="is no readable model"):
+            load_model(tmp_path / "model")
+    weights.write_bytes(whole)
+    for changed in ("{", "[]", text.replace('"STU"', '"RNN"'), text.replace('"d_in": 2', '"d_in": 5'),
+                    json.dumps(json.loads(text) | {"format": 99})):  # fmt: skip
+        description.write_text(changed)
+        with pytest.raises(ValueError, match="is no readable model"):
+            load_model(tmp_path / "model")
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no model\.safetensors"):
+        load_model(tmp_path / "model")
+    with pytest.raises(FileNotFoundError, match=r"has no model\.json"):
+        load_model(tmp_path / "nowhere")
+
+
+def test_a_measure_without_a_name_cannot_be_saved(tmp_path):
+    from torchstu.spectral.priors import POSITIVE
+
+    layer = STU(1, 1, length=16, num_filters=4, prior=Prior("mine", POSITIVE.density, symmetric=False))
+    with pytest.raises(ValueError, match="prior: 'mine' is not in"):
+        save_model(tmp_path / "model", layer)
+
+
+def test_bad_models_are_refused():
+    good = {"d_model": 4, "num_layers": 1, "length": 16}
+    for change, text in (
+        ({"mixer": "RNN"}, "mixer: 'RNN'"),
+        ({"dropout": 1.0}, "dropout: 1.0"),
+        ({"num_layers": 0}, "num_layers: 0"),
+        ({"length": 0}, "length: 0"),
+        ({"mixer_options": {"num_filters": 17}}, "count: 17 filters of length 16"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            SpectralSSM(1, 1, **(good | change))
