@@ -7,7 +7,7 @@ SOURCES := $(shell find src -type f -not -name '*.pyc' -not -path '*.egg-info*')
 .PHONY: demo test test-long format docs clean
 
 demo: .venv/.demo  ## the tour: a report in torchstu-demo/
-	$(BIN)/torchstu demo --output torchstu-demo --overwrite
+	$(BIN)/torchstu demo --output torchstu-demo
 
 test: .venv/.test  ## linters, types and the whole suite against the installed package
 	$(BIN)/ruff check src tests benchmarks

@@ -21,8 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from machine import (
-    MEMORY_METHOD, MIB, ROOT, describe, environment_line, highest_memory, limit_threads, markdown_table, peak_memory, save,
-)  # fmt: skip
+    MEMORY_METHOD,
+    MIB,
+    ROOT,
+    describe,
+    environment_line,
+    highest_memory,
+    limit_threads,
+    markdown_table,
+    peak_memory,
+    save,
+)
 
 COUNT = 24
 LENGTHS = (512, 1024, 2048, 4096)
@@ -108,10 +117,10 @@ def render(report: dict[str, Any]) -> str:
     long = report["lengths"][-1]["results"]["computed"]
     return (
         f"## filter_bank(L, {COUNT})\n\n{environment_line(report['machine'], versions)}\n\n"
-        f"{report['threads']} threads; median (fastest-slowest) of {report['repeats']} fresh processes; eigh of float64 without "
-        f"the time to build its matrix. MiB: {MEMORY_METHOD}. At L = {LONG:,} the process with everything imported held "
-        f"{(long['before_bytes'] + long['peak_bytes']) / MIB:.0f} MiB at most. Orthonormal to: the largest entry of ΦᵀΦ - I.\n\n"
-        + markdown_table(header, rows)
+        f"{report['threads']} threads; median (fastest-slowest) of {report['repeats']} fresh processes; eigh without the "
+        f"time to build its matrix. MiB: {MEMORY_METHOD}. At L = {LONG:,} the process with everything imported held "
+        f"{(long['before_bytes'] + long['peak_bytes']) / MIB:.0f} MiB at most. "
+        "Orthonormal to: the largest entry of ΦᵀΦ - I.\n\n" + markdown_table(header, rows)
     )
 
 

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from torchstu.layers.stu import STU as STU
     from torchstu.layers.tensordot import TensordotSTU as TensordotSTU
     from torchstu.learn.closed_form import SpectralRegressor as SpectralRegressor
+    from torchstu.learn.diagnostics import feedback_radius as feedback_radius
+    from torchstu.learn.diagnostics import impulse_response as impulse_response
     from torchstu.learn.diagnostics import relative_error as relative_error
+    from torchstu.learn.diagnostics import tail_energy as tail_energy
     from torchstu.learn.gradient import fit_gradient as fit_gradient
     from torchstu.models.ssm import SpectralSSM as SpectralSSM
     from torchstu.models.store import load_model as load_model
@@ -44,14 +47,17 @@ _HOME = {
     "SpectralSSM": "torchstu.models.ssm",
     "TensordotSTU": "torchstu.layers.tensordot",
     "Uniform": "torchstu.systems.random",
+    "feedback_radius": "torchstu.learn.diagnostics",
     "filter_bank": "torchstu.spectral.filters",
     "fit_gradient": "torchstu.learn.gradient",
     "hankel_matrix": "torchstu.spectral.priors",
+    "impulse_response": "torchstu.learn.diagnostics",
     "load_model": "torchstu.models.store",
     "random_lds": "torchstu.systems.random",
     "relative_error": "torchstu.learn.diagnostics",
     "save_model": "torchstu.models.store",
     "system_to_stu": "torchstu.convert.system_to_stu",
+    "tail_energy": "torchstu.learn.diagnostics",
 }
 __all__ = [*_HOME]
 __version__ = version("torchstu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torchstu.cli.outputs import check_writable
@@ -61,7 +62,7 @@ def _draw(bank: FilterBank, prior: str, path: str) -> str:
     if path.lower().endswith(".svg"):
         return str(write_text(path, standalone(draw(panels))))
     lead = f"The {bank.count} leading spectral filters of length {bank.length}, prior {prior!r}."
-    sections = [Section(panel.title, figure=draw([panel])) for panel in panels]
+    sections = [Section(panel.title, figure=draw([replace(panel, title="")], panel.title)) for panel in panels]
     return str(write_report(path, "A filter bank", lead, sections))
 
 

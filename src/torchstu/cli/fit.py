@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torchstu.cli.outputs import check_new
 
 if TYPE_CHECKING:
-    from torchstu.experiments.fitting import FitResult
+    from torchstu.experiments.series import FitResult
     from torchstu.report.page import Section, Table
 
 EXAMPLE = """\

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.output is not None:
         check_writable(arguments.output)
     from torchstu.data.files import column_names, read_table
-    from torchstu.experiments.fitting import error_about_mean, load_series_model
+    from torchstu.experiments.series import error_about_mean, load_series_model
     from torchstu.report.page import format_table, write_text
 
     model, settings = load_series_model(arguments.model)

@@ -161,9 +161,8 @@ def _read_csv(path: Path, columns: list[str]) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pandas.errors.ParserWarning)  # rows longer than the header
-            return pandas.read_csv(
-                path, usecols=columns, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
-            )
+            frame = pandas.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+            return frame[columns]
     except pandas.errors.ParserWarning as error:
         raise DataError(f"{path}: rows have more values than the header has names") from error
     except (ValueError, csv.Error, EOFError, OSError, zlib.error) as error:  # pandas' parser errors are ValueErrors
@@ -214,19 +213,20 @@ def _times(path: Path, column: str, cells: Any) -> np.ndarray:
     """A column as (L,) increasing times: numbers if its first value is one, else dates."""
     pandas = require("cli", "pandas")
     _refuse_missing(path, column, cells)
-    if pandas.api.types.is_numeric_dtype(cells) or not np.isnan(pandas.to_numeric(cells.iloc[0], errors="coerce")):
+    dates = pandas.api.types.is_datetime64_any_dtype(cells)
+    if not dates and not np.isnan(pandas.to_numeric(cells.iloc[0], errors="coerce")):
         times = _numbers(path, column, cells)
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pandas warns where it cannot infer one format; the rows below say so better
-            dates = pandas.to_datetime(cells, errors="coerce", utc=True)
-        if dates.isna().any():
-            row = int(dates.isna().to_numpy().argmax())
+            parsed = pandas.to_datetime(cells, errors="coerce", utc=True)
+        if parsed.isna().any():
+            row = int(parsed.isna().to_numpy().argmax())
             raise DataError(
                 f"{path}: column {column!r}, row {row + 1}: {str(cells.iloc[row])!r}; "
                 "it must be a time such as 2003-01-31T12:00, written like the first row, or a number"
             )
-        times = dates.dt.tz_localize(None).to_numpy()
+        times = parsed.dt.tz_localize(None).to_numpy().astype("datetime64[ns]")
     steps = np.diff(times)
     late = np.flatnonzero(steps <= steps.dtype.type(0))
     if len(late):

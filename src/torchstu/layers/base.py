@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ class Mixer(nn.Module, ABC):
 
     d_in: int
     d_out: int
+    optimizer_hints: ClassVar[dict[str, tuple[float, bool]]] = {}
+    """Weights with a learning rate of their own, as published: name to (factor on the rate, whether weight decay acts)."""
     config: dict[str, Any]
     """The constructor's arguments that are not device or dtype: enough to build the layer again."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,12 @@ class LRU(Mixer):
 
     Source: Orvieto et al., Resurrecting Recurrent Neural Networks for Long Sequences, arXiv 2303.06349.
     """
+
+    optimizer_hints: ClassVar[dict[str, tuple[float, bool]]] = {
+        "nu_log": (0.25, False),
+        "theta_log": (0.25, False),
+        "gamma_log": (0.25, False),
+    }
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,8 @@ class STU(SpectralMixer):
 
     Source: arXiv 2312.06837, Eq. 4 and Eq. 5.
     """
+
+    optimizer_hints: ClassVar[dict[str, tuple[float, bool]]] = {"M_y": (0.1, False)}
 
     M_u: nn.Parameter
     M_phi_plus: nn.Parameter

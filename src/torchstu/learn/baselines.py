@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from torchstu.learn.least_squares import sequence
-from torchstu.ops.autoregression import feedback, lagged_sum
+from torchstu.ops.autoregression import lagged_sum
 from torchstu.spectral.priors import positive_int
 
 _NUMBERS_AT_ONCE = 2**23
@@ -71,12 +71,14 @@ class PlainAutoregression:
     def predict(self, U: Any, past: tuple[Any, Any] | None = None) -> Any:
         """The roll-out over the steps of U; ``past`` as in `SpectralRegressor.predict`."""
         u = sequence("U", U)
-        known = None
+        y = u.new_zeros(len(u), self.lags + u.shape[1], len(self.intercept))
         if past is not None:
-            y = sequence("past[1]", past[1])
-            known = pad(y, (0, 0, self.lags, 0))[:, y.shape[1] :].flip(1)  # (N, lags, D_out), most recent first
-        constant = self.intercept.expand(len(u), u.shape[1], -1)
-        return _like(U, feedback(constant, self.weights, known))
+            before = sequence("past[1]", past[1])[:, -self.lags :]
+            y[:, self.lags - before.shape[1] : self.lags] = before
+        weights = self.weights.flip(0).flatten(0, 1)  # (lags·D, D), oldest first
+        for t in range(u.shape[1]):
+            y[:, self.lags + t] = self.intercept + y[:, t : t + self.lags].flatten(1) @ weights
+        return _like(U, y[:, self.lags :])
 
     def predict_next(self, U: Any, Y: Any) -> Any:
         """Predictions of y_t from true outputs up to t-1; those before the first count as 0."""

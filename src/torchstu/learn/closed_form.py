@@ -13,10 +13,11 @@ from torchstu.layers.stu import STU, Autoregression
 from torchstu.learn.least_squares import (
     energy,
     normal_problem,
-    residual,
     response_factors,
     sequence,
     solve,
+    squared_error,
+    squared_target,
     write_weights,
 )
 from torchstu.spectral.filters import FilterBank
@@ -37,14 +38,14 @@ class SpectralRegressor:
         prior, banks, autoregression: as in `STU`.
         objective: "rollout" or "next"; a learned autoregression is convex for "next" only.
         ridge: strength, at least 0.
-        tail_penalty: μ, at least 0, or "auto": max(relative residual, 1e-10) × mean square of the target / energy of the
-            unpenalized response on 0..L.
+        tail_penalty: μ, at least 0, or "auto": max(relative residual, 1e-10) × mean square of the objective's target /
+            energy of the unpenalized response on 0..L.
         fit_intercept: whether a constant is added to the output.
 
     Attributes:
         layer: the fitted `STU` (float64); not there before `fit`.
         intercept: (D_out,), zero without ``fit_intercept``.
-        residual: relative error on the training data, of the objective's prediction.
+        residual: relative error on the training data of the objective's prediction.
         tail_weight: the μ that was used.
 
     Source: arXiv 2312.06837; the roll-out objective and the tail penalty are ours, ``docs/learning.md``.
@@ -118,19 +119,19 @@ class SpectralRegressor:
         rollout = self.objective == "rollout" and self.autoregression == "fixed"
         problem = normal_problem(self.layer, U, Y, rollout=rollout, intercept=self.fit_intercept, warmup=warmup)
         Y = Y[:, warmup:]
-        power, count = float(Y.square().mean()), Y.numel()
+        count = Y.numel()
         solution = solve(problem, self.ridge, None, 0.0)
-        self.residual = residual(problem, solution, Y)
         self.tail_weight = 0.0
         if self.tail_penalty != 0:
             head, tail = response_factors(self.layer, length)
             if self.tail_penalty == "auto":
                 inside = energy(head, solution)
-                self.tail_weight = max(self.residual, 1e-10) * power / inside if inside > 0 else 0.0
+                left = max(squared_error(problem, solution), 1e-10 * squared_target(problem)) / count
+                self.tail_weight = left / inside if inside > 0 else 0.0
             else:
                 self.tail_weight = float(self.tail_penalty)
             solution = solve(problem, self.ridge, tail, self.tail_weight * count)
-            self.residual = residual(problem, solution, Y)
+        self.residual = squared_error(problem, solution) / max(float(Y.square().sum()), torch.finfo(torch.float64).tiny)
         self.intercept = write_weights(self.layer, solution)
         return self
 

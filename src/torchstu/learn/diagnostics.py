@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchstu.layers.base import Mixer
+from torchstu.layers.stu import STU
 
 
 def relative_error(prediction: Any, target: Any) -> float:
@@ -35,6 +36,20 @@ def impulse_response(layer: Mixer, length: int) -> Tensor:
     pulses[:, 0] = torch.eye(layer.d_in, dtype=weight.dtype, device=weight.device)
     with torch.no_grad():
         return layer(pulses)[0].permute(1, 2, 0)
+
+
+def feedback_radius(layer: STU) -> float:
+    """Spectral radius of a layer's y-term, design (6): above 1 its roll-out grows without bound; 0 without a y-term.
+
+    The fixed y-term is an integrator at ±1; a learned one can leave the unit disk.
+    """
+    if layer.M_y is None:
+        return 0.0
+    lags, width, _ = layer.M_y.shape
+    companion = torch.zeros(lags * width, lags * width, dtype=torch.float64)
+    companion[:, :width] = layer.M_y.detach().double().cpu().flatten(0, 1)
+    companion[: (lags - 1) * width, width:] = torch.eye((lags - 1) * width)
+    return float(torch.linalg.eigvals(companion).abs().max())
 
 
 def tail_energy(layer: Mixer, length: int, factor: int = 16) -> float:

@@ -63,7 +63,7 @@ def fit_gradient(
         U, Y: sequences (N, L, D_in) and (N, L, D_out).
         steps: optimizer steps; the data are passed again, in a new order, when they run out.
         batch_size: sequences a step.
-        learning_rate, weight_decay: of AdamW.
+        learning_rate, weight_decay: of AdamW; a mixer's `optimizer_hints` change them for single weights.
         objective: "next" trains the prediction from true past outputs, design (10) (for a mixer without a y-term the same as
             the roll-out); "rollout" the output from inputs alone.
         clip: largest gradient norm; None does not clip.
@@ -116,6 +116,20 @@ def fit_gradient(
     return module.history
 
 
+def parameter_groups(mixer: Mixer, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Groups for an optimizer: each mixer's `optimizer_hints` hold, and biases and norms do not decay."""
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
+    for module in mixer.modules():
+        hints = getattr(module, "optimizer_hints", {})
+        for name, parameter in module.named_parameters(recurse=False):
+            plain = (1.0, name != "bias" and not isinstance(module, torch.nn.LayerNorm))
+            groups.setdefault(hints.get(name, plain), []).append(parameter)
+    return [
+        {"params": parameters, "lr": factor * learning_rate, "weight_decay": weight_decay if decays else 0.0}
+        for (factor, decays), parameters in groups.items()
+    ]
+
+
 def _dataset(mixer: Mixer, U: Any, Y: Any, dtype: torch.dtype) -> TensorDataset:
     u, y = sequence("U", U), sequence("Y", Y)
     if u.shape[2] != mixer.d_in or y.shape != (*u.shape[:2], mixer.d_out):
@@ -166,9 +180,7 @@ def _lightning_module(
                 self.on_validation_epoch_end()
 
         def configure_optimizers(self) -> Any:
-            optimizer = torch.optim.AdamW(
-                self.mixer.parameters(), lr=options["learning_rate"], weight_decay=options["weight_decay"]
-            )
+            optimizer = torch.optim.AdamW(parameter_groups(self.mixer, options["learning_rate"], options["weight_decay"]))
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=options["steps"])
             return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 

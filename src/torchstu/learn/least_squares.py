@@ -134,10 +134,14 @@ def solve(problem: Problem, ridge: float, tail: Tensor | None, tail_weight: floa
     return Solution(solution / norms[:, None], problem.scale, problem.groups)
 
 
-def residual(problem: Problem, solution: Solution, Y: Tensor) -> float:
-    """Relative error of a solution on the data of its problem."""
-    error = float((problem.R @ solution.m - problem.Q).square().sum()) + problem.rest
-    return error / max(float(Y.square().sum()), torch.finfo(torch.float64).tiny)
+def squared_error(problem: Problem, solution: Solution) -> float:
+    """‖F m - Y‖² of a solution."""
+    return float((problem.R @ solution.m - problem.Q).square().sum()) + problem.rest
+
+
+def squared_target(problem: Problem) -> float:
+    """‖Y‖² of what the objective explains: outputs, or their differences."""
+    return float(problem.Q.square().sum()) + problem.rest
 
 
 def response_factors(layer: STU, length: int) -> tuple[Tensor, Tensor]:

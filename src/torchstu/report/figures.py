@@ -18,7 +18,13 @@ COLOURS = ("#0a78bf", "#d5620b", "#009e73", "#bf5f96", "#8a63d2", "#a07a12")
 """Series colours: distinct without red-green vision, contrast of at least 3 on white and on near-black."""
 _INK = "#010203"
 """Drawn, then replaced by currentColor: text, axes and grid take the page's colour."""
-_STYLE = {"svg.fonttype": "none", "font.size": 11, "font.family": "sans-serif", "axes.titlesize": 12}
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "torchstu",
+    "font.size": 11,
+    "font.family": "sans-serif",
+    "axes.titlesize": 12,
+}
 
 Line = tuple[Any, Any]
 
@@ -110,6 +116,9 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
         axes.fill_between(x, low, high, color=colours[name], alpha=0.22, linewidth=0)
     for index, (name, (x, y)) in enumerate(panel.references.items()):
         axes.plot(x, y, color=_INK, linewidth=1.2, linestyle=("--", ":", "-.")[index % 3], label=name)
+    dates = require("report", "matplotlib.dates")
+    if isinstance(axes.xaxis.get_major_locator(), dates.AutoDateLocator):
+        axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(axes.xaxis.get_major_locator()))
     if panel.logx:
         axes.set_xscale("log")
     if panel.logy:
@@ -125,9 +134,15 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
     axes.xaxis.get_offset_text().set_color(_INK)
     axes.yaxis.get_offset_text().set_color(_INK)
     if len(panel.series) + len(panel.references) > 1:
-        columns = 1 if any(len(name) > 40 for name in (*panel.series, *panel.references)) else 3
+        longest = max(len(name) for name in (*panel.series, *panel.references))
+        columns = min(4, max(1, 90 // (longest + 8)))
         axes.legend(  # below the axes, where no data can be
-            loc="upper left", bbox_to_anchor=(0, -0.2 if panel.xlabel else -0.12), ncols=columns, frameon=False, labelcolor=_INK, borderaxespad=0
+            loc="upper left",
+            bbox_to_anchor=(0, -0.2 if panel.xlabel else -0.12),
+            ncols=columns,
+            frameon=False,
+            labelcolor=_INK,
+            borderaxespad=0,
         )
 
 

@@ -1,0 +1,111 @@
+"""The models that a fit chooses among, each with the settings that are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+from torchstu.layers.stu import STU, Autoregression
+from torchstu.learn.baselines import LaggedRegression, Persistence, PlainAutoregression
+from torchstu.learn.closed_form import SpectralRegressor
+from torchstu.learn.gradient import fit_gradient
+from torchstu.learn.least_squares import sequence
+
+RIDGES = (0.0, 1.0, 1e2, 1e4, 1e5)
+LAGS = (8, 24, 168)
+LEARNING_RATES = (1e-3, 3e-3, 1e-2)
+Y_TERMS: dict[str, tuple[Autoregression | None, ...]] = {
+    "auto": (None, "fixed", "learned"),
+    "fixed": ("fixed",),
+    "learned": ("learned",),
+    "none": (None,),
+}
+
+
+class Candidate(NamedTuple):
+    """Settings, and how to make an unfitted model with them."""
+
+    settings: dict[str, Any]
+    make: Callable[[], Any]
+
+    @property
+    def label(self) -> str:
+        """The settings in words."""
+        words = {name: "none" if value is None else value for name, value in self.settings.items()}
+        return ", ".join(
+            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in words.items()
+        )
+
+
+def closed_form_candidates(y_terms: Iterable[Autoregression | None], options: dict[str, int]) -> list[Candidate]:
+    """Every y-term with every ridge."""
+    candidates = []
+    for term in y_terms:
+        # a learned y-term is convex for the next step only; with a y-term the level comes from the past
+        kind: dict[str, Any] = {"autoregression": term, "objective": "next" if term == "learned" else "rollout"}
+        kind["fit_intercept"] = term is None
+        for ridge in RIDGES:
+            make = partial(_WarmRegressor, ridge=ridge, **(kind | options))
+            candidates.append(Candidate({"autoregression": term, "ridge": ridge}, make))
+    return candidates
+
+
+class _WarmRegressor(SpectralRegressor):
+    """A `SpectralRegressor` that takes the start of a recording as its past."""
+
+    def fit(self, U: Any, Y: Any, *, warmup: int | None = None) -> SpectralRegressor:
+        rows = len(U)
+        return super().fit(U, Y, warmup=min(self.length or rows, rows // 4) if warmup is None else warmup)
+
+
+class _GradientRegressor(SpectralRegressor):
+    """A `SpectralRegressor` whose ``fit`` is gradient descent on windows of one long sequence."""
+
+    def __init__(self, *, steps: int, seed: int, learning_rate: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.steps, self.seed, self.learning_rate = steps, seed, learning_rate
+
+    def fit(self, U: Any, Y: Any, *, warmup: int = 0) -> SpectralRegressor:
+        u, y = sequence("U", U), sequence("Y", Y)
+        length = self.length or u.shape[1]
+        self.layer = STU(
+            u.shape[2],
+            y.shape[2],
+            length=length,
+            num_filters=self.num_filters,
+            autoregression=self.autoregression,
+            dtype=torch.float64,
+        )
+        size = min(2 * length, u.shape[1])
+        windows = [x[0].unfold(0, size, max(1, size // 4)).transpose(1, 2) for x in (u, y)]
+        fit_gradient(
+            self.layer, *windows, steps=self.steps, learning_rate=self.learning_rate, clip=1.0, seed=self.seed, progress=False
+        )
+        self.intercept = torch.zeros(y.shape[2], dtype=torch.float64)
+        return self
+
+
+def gradient_candidates(
+    y_terms: Iterable[Autoregression | None], options: dict[str, int], steps: int, seed: int
+) -> list[Candidate]:
+    """Every y-term with every learning rate."""
+    candidates = []
+    for term in y_terms:
+        for rate in LEARNING_RATES:
+            make = partial(_GradientRegressor, steps=steps, seed=seed, learning_rate=rate, autoregression=term, **options)
+            candidates.append(Candidate({"autoregression": term, "learning rate": rate, "steps": steps}, make))
+    return candidates
+
+
+def baselines(rows: int) -> dict[str, list[Candidate]]:
+    """What an STU is compared with; lags at most a quarter of the training rows."""
+    lags = sorted({min(n, max(1, rows // 4)) for n in LAGS})
+    grid = [{"lags": n, "ridge": ridge} for n in lags for ridge in RIDGES]
+    return {
+        "persistence": [Candidate({}, Persistence)],
+        "plain autoregression": [Candidate(s, partial(PlainAutoregression, **s)) for s in grid],  # type: ignore[arg-type]
+        "lagged linear regression": [Candidate(s, partial(LaggedRegression, **s)) for s in grid],  # type: ignore[arg-type]
+    }

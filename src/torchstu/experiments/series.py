@@ -1,0 +1,127 @@
+"""A model of one recording in the units of its data, and how it did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from torchstu.data.scaling import Scaler
+from torchstu.layers.stu import STU
+from torchstu.learn.closed_form import SpectralRegressor
+from torchstu.models.store import load_model
+
+
+@dataclass(frozen=True, eq=False)
+class SeriesModel:
+    """A fitted STU with the scaling around it: arrays in the units of the data.
+
+    Attributes:
+        regressor: holds ``layer`` and ``intercept``, both in scaled units.
+        input_names, output_names: of the columns.
+        input_scaler, output_scaler: fitted on the training rows.
+    """
+
+    regressor: SpectralRegressor
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    input_scaler: Scaler
+    output_scaler: Scaler
+
+    def predict(self, inputs: np.ndarray) -> np.ndarray:
+        """The roll-out from inputs (L, D_in) alone: (L, D_out)."""
+        return self.output_scaler.inverse(self.regressor.predict(self.input_scaler.transform(inputs)))
+
+    def predict_next(self, inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        """One step ahead with true past outputs: (L, D_in) and (L, D_out) to (L, D_out)."""
+        scaled = self.input_scaler.transform(inputs), self.output_scaler.transform(outputs)
+        return self.output_scaler.inverse(self.regressor.predict_next(*scaled))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the layer, for JSON."""
+        return {
+            "inputs": list(self.input_names),
+            "outputs": list(self.output_names),
+            "input_scaler": self.input_scaler.to_dict(),
+            "output_scaler": self.output_scaler.to_dict(),
+            "intercept": self.regressor.intercept.tolist(),
+        }
+
+
+class ErrorRow(NamedTuple):
+    """One line of the table: errors on rows the model has not seen; inf where it diverged."""
+
+    model: str
+    one_step: float
+    rollout: float
+    settings: str
+
+
+@dataclass(frozen=True, eq=False)
+class FitResult:
+    """What `fit_series` found.
+
+    Attributes:
+        model: the STU, fitted on the training and validation rows.
+        errors: on the test rows, the STU that is kept first.
+        validation: every setting that was tried, with its errors on the validation rows.
+        settings: what was chosen, and where the parts end.
+        test_start: first test row.
+        target, rollout, one_step: (T, D_out) on the test rows, in the units of the data.
+    """
+
+    model: SeriesModel
+    errors: list[ErrorRow]
+    validation: list[ErrorRow]
+    settings: dict[str, Any]
+    test_start: int
+    target: np.ndarray
+    rollout: np.ndarray
+    one_step: np.ndarray
+
+    def extra(self) -> dict[str, Any]:
+        """What a model folder keeps beside the layer, for JSON; an error of null means diverged."""
+
+        def finite(row: ErrorRow) -> dict[str, Any]:
+            return {k: None if v == np.inf else v for k, v in row._asdict().items()}
+
+        tables = {"errors": self.errors, "validation": self.validation}
+        return {"series": self.model.to_dict(), "settings": self.settings} | {
+            name: [finite(row) for row in rows] for name, rows in tables.items()
+        }
+
+
+def load_series_model(folder: str | Path) -> tuple[SeriesModel, dict[str, Any]]:
+    """The model that ``torchstu fit`` wrote, and its settings.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_model`; also a folder of another kind of model.
+    """
+    layer, extra = load_model(folder)
+    try:
+        if not isinstance(layer, STU):
+            raise TypeError(f"a {type(layer).__name__}")
+        stored = extra["series"]
+        regressor = SpectralRegressor()
+        regressor.layer, regressor.intercept = layer, torch.tensor(stored["intercept"], dtype=torch.float64)
+        scalers = Scaler.from_dict(stored["input_scaler"]), Scaler.from_dict(stored["output_scaler"])
+        return SeriesModel(regressor, tuple(stored["inputs"]), tuple(stored["outputs"]), *scalers), extra["settings"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder}: holds no model of `torchstu fit` ({type(error).__name__}: {error})") from error
+
+
+def error_about_mean(prediction: np.ndarray, target: np.ndarray) -> float:
+    """Mean squared error over the variance of the target, (L, D): 1 is what the target's own mean gets; inf if not finite.
+
+    Raises:
+        ValueError: a target that is constant.
+    """
+    spread = np.mean((target - target.mean(axis=0)) ** 2)
+    if not spread > 1e-20 * np.mean(target**2):
+        raise ValueError(f"outputs: constant over {len(target)} rows that errors are measured on; they must vary there")
+    with np.errstate(all="ignore"):
+        error = float(np.mean((prediction - target) ** 2) / spread)
+    return error if np.isfinite(error) else np.inf
