@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+
 from machine import describe, environment_line, markdown_table, save
 from torchstu.experiments.paper import GRIDS, Setting, learning_curve
 

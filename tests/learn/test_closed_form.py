@@ -133,6 +133,20 @@ def test_intercept_acts_on_the_output():
         torch.testing.assert_close(model.intercept, offset, rtol=0, atol=0.2)
 
 
+def test_intercept_passes_through_a_learned_y_term():
+    rng = torch.Generator().manual_seed(0)
+    y = torch.zeros(1, 300, 1, dtype=torch.float64)
+    u = torch.randn(1, 300, 1, generator=rng, dtype=torch.float64)
+    for t in range(2, 300):
+        y[:, t] = 0.5 * y[:, t - 1] + 0.3 * y[:, t - 2] + u[:, t]
+    y = y + 7.0
+    options = {"autoregression": "learned", "objective": "next", "fit_intercept": True}
+    model = SpectralRegressor(4, length=20, **options).fit(u, y, warmup=20)
+    torch.testing.assert_close(model.intercept, torch.tensor([7.0], dtype=torch.float64), rtol=0, atol=1e-3)
+    assert relative_error(model.predict_next(u, y)[:, 20:] - 7, y[:, 20:] - 7) < 1e-6
+    assert relative_error(model.predict(u[:, 50:], past=(u[:, :50], y[:, :50])) - 7, y[:, 50:] - 7) < 1e-6
+
+
 def test_predictions_after_a_known_past():
     u, y = small(4, length=80)
     model = SpectralRegressor(14, length=40).fit(u, y)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from torchstu.layers.stu import STU, Autoregression
@@ -13,6 +14,7 @@ from torchstu.learn.baselines import LaggedRegression, Persistence, PlainAutoreg
 from torchstu.learn.closed_form import SpectralRegressor
 from torchstu.learn.gradient import fit_gradient
 from torchstu.learn.least_squares import sequence
+from torchstu.models.ssm import SpectralSSM
 
 RIDGES = (0.0, 1.0, 1e2, 1e4, 1e5)
 LAGS = (8, 24, 168)
@@ -79,11 +81,8 @@ class _GradientRegressor(SpectralRegressor):
             autoregression=self.autoregression,
             dtype=torch.float64,
         )
-        size = min(2 * length, u.shape[1])
-        windows = [x[0].unfold(0, size, max(1, size // 4)).transpose(1, 2) for x in (u, y)]
-        fit_gradient(
-            self.layer, *windows, steps=self.steps, learning_rate=self.learning_rate, clip=1.0, seed=self.seed, progress=False
-        )
+        training = {"steps": self.steps, "learning_rate": self.learning_rate, "seed": self.seed}
+        fit_gradient(self.layer, *windows(u, y, 2 * length), clip=1.0, progress=False, **training)
         self.intercept = torch.zeros(y.shape[2], dtype=torch.float64)
         return self
 
@@ -98,6 +97,51 @@ def gradient_candidates(
             make = partial(_GradientRegressor, steps=steps, seed=seed, learning_rate=rate, autoregression=term, **options)
             candidates.append(Candidate({"autoregression": term, "learning rate": rate, "steps": steps}, make))
     return candidates
+
+
+class DeepRegressor:
+    """A `SpectralSSM` of two layers trained on windows, with the interface of a `SpectralRegressor`; it sees inputs alone."""
+
+    def __init__(self, *, length: int, learning_rate: float, steps: int, seed: int = 0, **options: Any) -> None:
+        self.length, self.learning_rate, self.steps, self.seed, self.options = length, learning_rate, steps, seed, options
+
+    def fit(self, U: Any, Y: Any) -> DeepRegressor:
+        """Train on windows of two memories, a quarter apart."""
+        u, y = sequence("U", U), sequence("Y", Y)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.layer = SpectralSSM(u.shape[2], y.shape[2], length=self.length, num_layers=2, **self.options)
+        training = {"steps": self.steps, "batch_size": 4, "learning_rate": self.learning_rate, "seed": self.seed}
+        fit_gradient(self.layer, *windows(u, y, 2 * self.length), clip=1.0, objective="rollout", progress=False, **training)
+        return self
+
+    def predict(self, U: Any, past: tuple[Any, Any] | None = None) -> np.ndarray:
+        """The roll-out (L, D_out), after the inputs of a known past if given."""
+        with torch.no_grad():
+            state = None if past is None else self.layer(sequence("past[0]", past[0]).float())[1]
+            return self.layer(sequence("U", U).float(), state)[0][0].double().numpy()
+
+    def predict_next(self, U: Any, Y: Any) -> np.ndarray:
+        """The roll-out: past outputs are not among the inputs."""
+        return self.predict(U)
+
+
+def windows(u: torch.Tensor, y: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Overlapping windows of one sequence, (1, L, D) to (N, size, D), a quarter of their size apart."""
+    size = min(size, u.shape[1])
+    u, y = (x[0].unfold(0, size, max(1, size // 4)).transpose(1, 2) for x in (u, y))
+    return u, y
+
+
+def deep_candidates(length: int, steps: int) -> list[Candidate]:
+    """Two-layer models of width 16 at every learning rate."""
+    return [
+        Candidate(
+            {"width": 16, "learning rate": rate, "steps": steps},
+            partial(DeepRegressor, length=length, learning_rate=rate, steps=steps, d_model=16),
+        )
+        for rate in LEARNING_RATES
+    ]
 
 
 def baselines(rows: int) -> dict[str, list[Candidate]]:

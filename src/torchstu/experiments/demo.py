@@ -10,8 +10,9 @@ import numpy as np
 
 from torchstu.data.files import weather
 from torchstu.experiments.candidates import deep_candidates
-from torchstu.experiments.fitting import FitResult, fit_series
+from torchstu.experiments.fitting import fit_series
 from torchstu.experiments.paper import Setting, error_against_filters, learning_curve
+from torchstu.experiments.series import FitResult
 from torchstu.extras import MissingExtraError, require
 from torchstu.report.figures import figure_or_note
 from torchstu.report.page import Section, Table, format_table, write_report
@@ -72,7 +73,10 @@ def filters_section(progress: bool) -> Section:
         logy=True,
     )
     return Section(
-        "Error against the number of filters", text, Table(("system", *(f"K = {k}" for k in (8, 12, 16, 20, 24))), rows), **figure
+        "Error against the number of filters",
+        text,
+        Table(("system", *(f"K = {k}" for k in (8, 12, 16, 20, 24))), rows),
+        **figure,
     )
 
 
@@ -90,9 +94,7 @@ def learning_section(progress: bool) -> Section:
         "64 states on the ring [0.9, 0.999], exponential parameterization, normalization, a smaller rate for its eigenvalues. "
         "Learning rates are the best of six settings each."
     )
-    figure = figure_or_note(
-        series=series, xlabel="sequences seen", ylabel="relative error of the roll-out", logy=True
-    )
+    figure = figure_or_note(series=series, xlabel="sequences seen", ylabel="relative error of the roll-out", logy=True)
     header = ("system", "mixer", "error after the last sequence", "learning rate", "seconds")
     return Section("Learning by gradient descent", text, Table(header, rows), **figure)
 
@@ -103,7 +105,7 @@ def weather_section(progress: bool) -> Section:
     inputs, outputs = table.select(list(INPUTS)), table.select(["temperature"])
     try:
         require("train", "pytorch_lightning")
-        others = {"SpectralSSM, 2 layers": deep_candidates(steps=150)}
+        others = {"SpectralSSM, 2 layers": deep_candidates(length=1024, steps=150)}
         note = None
     except MissingExtraError as error:
         others, note = {}, f"The two-layer SpectralSSM was left out: {error}"

@@ -172,5 +172,9 @@ def write_weights(layer: STU, solution: Solution) -> Tensor:
             outputs = M[solution.groups["outputs"]]
             layer.M_y.copy_(outputs.view(layer.output_lags, layer.d_out, layer.d_out))  # type: ignore[union-attr]
     if "intercept" in solution.groups:
-        return M[solution.groups["intercept"]][0]
+        constant = M[solution.groups["intercept"]][0]
+        if "outputs" not in solution.groups:
+            return constant
+        through = torch.eye(layer.d_out, dtype=torch.float64) - layer.M_y.detach().sum(0)  # type: ignore[union-attr]
+        return torch.linalg.lstsq(through.T, constant[:, None]).solution[:, 0]  # c with c (I - Σ M_y) = constant
     return torch.zeros(layer.d_out, dtype=torch.float64)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from torchstu.layers.base import Mixer
 from torchstu.layers.registry import MIXERS
@@ -77,7 +77,7 @@ def write_model(folder: Path, model: Mixer, extra: dict[str, Any] | None = None)
     }
     (folder / "model.json").write_text(json.dumps(description, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, folder / "model.safetensors")
+    (folder / "model.safetensors").write_bytes(save(tensors))
 
 
 def load_model(folder: str | Path) -> tuple[Mixer, dict[str, Any]]:

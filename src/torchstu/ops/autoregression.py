@@ -54,11 +54,10 @@ def feedback(x: Tensor, M: Tensor, past: Tensor | None = None) -> Tensor:
     lags = M.shape[0]
     block = min(max(BLOCK, lags), max(steps, lags))
     blocks = -(-steps // block)
-    response = _impulse_response(M, block)  # (C, D, D)
-    toeplitz = _toeplitz(response)  # (C·D, C·D): row (s, in), column (t, out)
+    toeplitz = _toeplitz(_impulse_response(M, block))  # (C·D, C·D): row (s, in), column (t, out)
     rows = pad(x, (0, 0, 0, blocks * block - steps)).reshape(batch, blocks, block * channels)
     forced = rows @ toeplitz  # (B, n, C·D)
-    carry_to_block = _carry_response(M, response)  # (k·D, C·D)
+    carry_to_block = _carry_drive(M, block) @ toeplitz  # (k·D, C·D)
     width = lags * channels
     carry_to_carry = carry_to_block[:, -width:]
     carry = forced.new_zeros(batch, width) if past is None else past.flip(1).reshape(batch, width)
@@ -74,28 +73,21 @@ def _impulse_response(M: Tensor, count: int) -> Tensor:
     """G_0 = I, G_t = Σ_i G_{t-i} M_i; (count, D, D)."""
     response = [torch.eye(M.shape[1], dtype=M.dtype, device=M.device)]
     for t in range(1, count):
-        response.append(sum(response[t - i] @ M[i - 1] for i in range(1, min(t, len(M)) + 1)))  # type: ignore[arg-type]
+        reach = min(t, len(M))
+        recent = torch.cat(response[::-1][:reach], dim=1)  # G_{t-1}, G_{t-2}, …
+        response.append(recent @ M[:reach].flatten(0, 1))
     return torch.stack(response)
 
 
 def _toeplitz(response: Tensor) -> Tensor:
     """Blocks G_{t-s} at row s, column t, zero below; (C·D, C·D)."""
     count, d, _ = response.shape
-    lag = torch.arange(count, device=response.device)
-    lag = lag[None, :] - lag[:, None]
-    blocks = response[lag.clamp(min=0)] * (lag >= 0)[:, :, None, None].to(response.dtype)
-    return blocks.permute(0, 2, 1, 3).reshape(count * d, count * d)
+    shifted = pad(response, (0, 0, 0, 0, count - 1, 0)).unfold(0, count, 1)  # (C, D, D, C): window w is G_{t-(C-1-w)}
+    return shifted.flip(0).permute(0, 1, 3, 2).reshape(count * d, count * d)
 
 
-def _carry_response(M: Tensor, response: Tensor) -> Tensor:
-    """The block's outputs due to the k outputs before it, oldest first: (k·D, C·D)."""
+def _carry_drive(M: Tensor, count: int) -> Tensor:
+    """What the k outputs before a block feed into its steps, oldest output first: (k·D, C·D)."""
     lags, d, _ = M.shape
-    rows = []
-    for age in range(lags, 0, -1):  # y_{-age+1}: enters x at step j (from 0) through lag j + age
-        direct = M[age - 1 :]  # (k-age+1, D, D), steps 0..k-age
-        columns = []
-        for t in range(len(response)):
-            reach = min(t + 1, len(direct))
-            columns.append(torch.einsum("jab,jbc->ac", direct[:reach], response[t + 1 - reach : t + 1].flip(0)))
-        rows.append(torch.stack(columns, dim=1).reshape(d, -1))
-    return torch.cat(rows)
+    rows = [pad(M[age - 1 :], (0, 0, 0, 0, 0, count))[:count] for age in range(lags, 0, -1)]  # (C, D, D): step s, lag s + age
+    return torch.stack(rows).permute(0, 2, 1, 3).reshape(lags * d, count * d)
