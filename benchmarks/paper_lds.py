@@ -71,8 +71,8 @@ def main() -> None:
     ratio = best["LRU"]["median"] / best["STU"]["median"]
     title = f"Paper's system, {options.samples} sequences, {options.seeds} seeds: best LRU over best STU {ratio:.3g}"
     machine, versions = describe(), {"torch": torch.__version__}
-    table = markdown_table(list(rows[0]), [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()]
-                                           for row in rows])  # fmt: skip
+    cells_of = [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
+    table = markdown_table(list(rows[0]), cells_of)
     text = f"{title}. Errors: median, least and largest over the seeds.\n\n{table}\n\n{environment_line(machine, versions)}"
     save(options.output, {"machine": machine, "versions": versions, "summary": rows, "cells": cells}, text)
     print(text)

@@ -17,9 +17,10 @@ example:
   torchstu fit weather.csv --inputs global_irradiance,wind_speed --outputs temperature \\
       --time time --output weather-model
 
-The rows are split by time: 70 % training, 15 % validation, 15 % test. Scaling uses the training rows only; settings are chosen
-on the validation rows; the table is measured on the test rows. FOLDER appears only on success and holds model.safetensors,
-model.json and report.html. An error of 1 is what the mean of the test rows gets, 0 is perfect."""
+The rows are split by time: 70 % training, 15 % validation, 15 % test. Settings are chosen on the validation rows and as many
+before them, each block predicted from the rows before it; the table is measured on the test rows. FOLDER appears only on
+success and holds model.safetensors, model.json and report.html.
+An error of 1 is what the mean of the test rows gets, 0 is perfect."""
 
 
 def add_parser(commands: Any) -> None:
@@ -40,7 +41,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--length", metavar="L", type=int, help="memory in rows (default: a quarter of the training rows, at most 2048)"
     )
-    parser.add_argument("--filters", metavar="K", type=int, default=24, help="number of filters (default: %(default)s)")
+    parser.add_argument("--filters", metavar="K", type=int, help="number of filters (default: chosen among 8, 16 and 24)")
     parser.add_argument("--method", choices=("closed-form", "gradient"), default="closed-form", help="(default: %(default)s)")
     parser.add_argument(
         "--autoregression",
@@ -117,7 +118,8 @@ def report_sections(result: FitResult, time_name: str | None, time: Any) -> list
         Section("Settings", table=Table(("setting", "value"), facts)),
         Section(
             "What was tried",
-            "Errors on the validation rows, fitted on the training rows. The smallest roll-out error decided.",
+            "Errors on the validation rows and as many before them, each block predicted from the rows before it: geometric "
+            "means. The smallest product of both decided.",
             table=tried,
         ),
     ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +17,9 @@ from torchstu.learn.gradient import fit_gradient
 from torchstu.learn.least_squares import sequence
 from torchstu.models.ssm import SpectralSSM
 
-RIDGES = (0.0, 1.0, 1e2, 1e4, 1e5)
-LAGS = (8, 24, 168)
+RIDGES = (0.0, 10.0, 1e2, 1e3, 1e4)
+LAGS = (1, 3, 8, 24, 48, 96, 168, 336, 504)
+"""With `RIDGES`, as many settings as three sizes of bank with three y-terms."""
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
 Y_TERMS: dict[str, tuple[Autoregression | None, ...]] = {
     "auto": (None, "fixed", "learned"),
@@ -42,16 +44,15 @@ class Candidate(NamedTuple):
         )
 
 
-def closed_form_candidates(y_terms: Iterable[Autoregression | None], options: dict[str, int]) -> list[Candidate]:
-    """Every y-term with every ridge."""
+def closed_form_candidates(y_terms: Iterable[Autoregression | None], sizes: Sequence[tuple[int, int]]) -> list[Candidate]:
+    """Every size (K, L) with every y-term and every ridge."""
     candidates = []
-    for term in y_terms:
-        # a learned y-term is convex for the next step only; with a y-term the level comes from the past
+    for (count, length), term, ridge in product(sizes, y_terms, RIDGES):
+        # a learned y-term is convex for the next step only; with the fixed one the level comes from the past
         kind: dict[str, Any] = {"autoregression": term, "objective": "next" if term == "learned" else "rollout"}
-        kind["fit_intercept"] = term is None
-        for ridge in RIDGES:
-            make = partial(_WarmRegressor, ridge=ridge, **(kind | options))
-            candidates.append(Candidate({"autoregression": term, "ridge": ridge}, make))
+        kind["fit_intercept"] = term != "fixed"
+        settings = {"filters": count, "length": length, "autoregression": term, "ridge": ridge}
+        candidates.append(Candidate(settings, partial(_WarmRegressor, num_filters=count, length=length, ridge=ridge, **kind)))
     return candidates
 
 
@@ -81,21 +82,22 @@ class _GradientRegressor(SpectralRegressor):
             autoregression=self.autoregression,
             dtype=torch.float64,
         )
-        training = {"steps": self.steps, "learning_rate": self.learning_rate, "seed": self.seed}
+        training: dict[str, Any] = {"steps": self.steps, "learning_rate": self.learning_rate, "seed": self.seed}
         fit_gradient(self.layer, *windows(u, y, 2 * length), clip=1.0, progress=False, **training)
         self.intercept = torch.zeros(y.shape[2], dtype=torch.float64)
         return self
 
 
 def gradient_candidates(
-    y_terms: Iterable[Autoregression | None], options: dict[str, int], steps: int, seed: int
+    y_terms: Iterable[Autoregression | None], size: tuple[int, int], steps: int, seed: int
 ) -> list[Candidate]:
-    """Every y-term with every learning rate."""
+    """One size (K, L), every y-term with every learning rate."""
     candidates = []
-    for term in y_terms:
-        for rate in LEARNING_RATES:
-            make = partial(_GradientRegressor, steps=steps, seed=seed, learning_rate=rate, autoregression=term, **options)
-            candidates.append(Candidate({"autoregression": term, "learning rate": rate, "steps": steps}, make))
+    for term, rate in product(y_terms, LEARNING_RATES):
+        settings = {"filters": size[0], "length": size[1], "autoregression": term, "learning rate": rate, "steps": steps}
+        options: dict[str, Any] = {"num_filters": size[0], "length": size[1], "autoregression": term}
+        make = partial(_GradientRegressor, steps=steps, seed=seed, learning_rate=rate, **options)
+        candidates.append(Candidate(settings, make))
     return candidates
 
 
@@ -111,7 +113,12 @@ class DeepRegressor:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.layer = SpectralSSM(u.shape[2], y.shape[2], length=self.length, num_layers=2, **self.options)
-        training = {"steps": self.steps, "batch_size": 4, "learning_rate": self.learning_rate, "seed": self.seed}
+        training: dict[str, Any] = {
+            "steps": self.steps,
+            "batch_size": 4,
+            "learning_rate": self.learning_rate,
+            "seed": self.seed,
+        }
         fit_gradient(self.layer, *windows(u, y, 2 * self.length), clip=1.0, objective="rollout", progress=False, **training)
         return self
 
@@ -133,13 +140,13 @@ def windows(u: torch.Tensor, y: torch.Tensor, size: int) -> tuple[torch.Tensor, 
     return u, y
 
 
-def deep_candidates(length: int, steps: int) -> list[Candidate]:
-    """Two-layer models of width 16 at every learning rate."""
+def deep_candidates(steps: int) -> list[Candidate]:
+    """Two layers of 16 STUs with 8 filters of length 512, without a y-term, at every learning rate."""
+    options: dict[str, Any] = {"d_model": 16, "mixer": "STU", "length": 512, "steps": steps}
+    options["mixer_options"] = {"autoregression": None, "num_filters": 8}
+    shown = {"width": 16, "filters": 8, "length": 512, "steps": steps}
     return [
-        Candidate(
-            {"width": 16, "learning rate": rate, "steps": steps},
-            partial(DeepRegressor, length=length, learning_rate=rate, steps=steps, d_model=16),
-        )
+        Candidate(shown | {"learning rate": rate}, partial(DeepRegressor, learning_rate=rate, **options))
         for rate in LEARNING_RATES
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from torchstu.experiments.candidates import Y_TERMS, Candidate, baselines, close
 from torchstu.experiments.series import ErrorRow, FitResult, SeriesModel, error_about_mean
 from torchstu.extras import MissingExtraError, require
 from torchstu.learn.least_squares import sequence
+from torchstu.spectral.filters import filter_bank
 from torchstu.spectral.priors import positive_int
 
 
@@ -23,7 +25,7 @@ def fit_series(
     output_names: Sequence[str] | None = None,
     method: Literal["closed-form", "gradient"] = "closed-form",
     length: int | None = None,
-    num_filters: int = 24,
+    num_filters: int | None = None,
     autoregression: str = "auto",
     validation: float = 0.15,
     test: float = 0.15,
@@ -34,24 +36,24 @@ def fit_series(
 ) -> FitResult:
     """Fit an STU to one recording and measure it, beside three baselines, on its last rows.
 
-    The rows are split by time: training | validation | test. Scalers see training rows only. Settings are chosen by the
-    roll-out error on the validation rows, after the known past; then everything is fitted again on training and validation
-    rows, and measured once on the test rows. Baselines are tuned alike, over as many settings. Where the best one-step error
-    on the validation rows has other settings, those are one more line of the table; the model kept is the one of the
-    roll-out. A recording begins in the middle of things: the closed form takes the first memory of rows (at most a quarter)
-    as past.
+    The rows are split by time: training | validation | test. Settings are chosen from a rolling origin of two blocks, the
+    validation rows and as many before them, each predicted from the rows before it: the geometric mean of the roll-out and
+    the one-step errors decides, for a model is used both ways. Then everything is fitted again on training and validation
+    rows, and measured once on the test rows. Scalers see only the rows before both blocks. Baselines are tuned alike, over
+    as many settings. A recording begins in the middle of things: the closed form takes the first memory of rows (at most a
+    quarter) as past.
 
     ``method="gradient"`` trains the same layer on overlapping windows (two memories long, a quarter apart) by
-    `fit_gradient`, and chooses the learning rate instead of the ridge.
+    `fit_gradient`, and chooses the learning rate instead of the ridge and the size.
 
     Args:
         inputs, outputs: (L, D_in) and (L, D_out), rows in time order.
         input_names, output_names: of the columns.
         method: "closed-form" or "gradient".
-        length: the memory; None means a quarter of the training rows, at most 2048.
-        num_filters: K.
+        length: the memory; None means a quarter of the training rows, at most 2048 (and shares of it for fewer filters).
+        num_filters: K; None chooses among 8, 16 and 24 with memories of a quarter, a half and the whole of the length.
         autoregression: "auto" chooses among "fixed", "learned" and "none".
-        validation, test: shares of the rows, in (0, 1), together at most 0.9.
+        validation, test: shares of the rows, in (0, 1); twice the first and the second together at most 0.9.
         steps: optimizer steps of a gradient fit.
         seed: of the gradient fit.
         others: further models for the table, name to candidates, tuned alike; their data are scaled.
@@ -65,26 +67,28 @@ def fit_series(
     u, y = sequence("inputs", inputs)[0].numpy(), sequence("outputs", outputs)[0].numpy()
     if len(u) != len(y):
         raise ValueError(f"outputs: {len(y)} rows; inputs have {len(u)}")
-    num_filters, steps = positive_int("num_filters", num_filters), positive_int("steps", steps)
+    steps = positive_int("steps", steps)
     _check_options(method, autoregression, validation, test)
-    train_stop, test_start = _split(len(u), validation, test, num_filters)
-    length = _default_length(train_stop, num_filters) if length is None else positive_int("length", length)
-    options = {"num_filters": num_filters, "length": length}
+    train_stop, test_start = _split(
+        len(u), validation, test, 8 if num_filters is None else positive_int("num_filters", num_filters)
+    )
+    sizes = _sizes(num_filters, length, train_stop)
     if method == "gradient":
-        candidates = gradient_candidates(Y_TERMS[autoregression], options, steps, seed)
+        candidates = gradient_candidates(Y_TERMS[autoregression], sizes[-1], steps, seed)
     else:
-        candidates = closed_form_candidates(Y_TERMS[autoregression], options)
+        candidates = closed_form_candidates(Y_TERMS[autoregression], sizes)
     names = _names("input", input_names, u.shape[1]), _names("output", output_names, y.shape[1])
-    scalers = Scaler.fit(u[:train_stop]), Scaler.fit(y[:train_stop])
+    origins = (2 * train_stop - test_start, train_stop)
+    scalers = Scaler.fit(u[: origins[0]]), Scaler.fit(y[: origins[0]])
     u, y = scalers[0].transform(u), scalers[1].transform(y)
     families = {"STU": candidates, **(others or {}), **baselines(train_stop)}
-    rows, tried, chosen, stu = _compare(families, u, y, train_stop, test_start, progress)
+    rows, tried, chosen, stu = _compare(families, u, y, (*origins, test_start), progress)
     parts = {"training": train_stop, "validation": test_start - train_stop, "test": len(u) - test_start}
     return FitResult(
         model=SeriesModel(stu.model, *names, *scalers),
         errors=rows,
         validation=tried,
-        settings={"method": method, **options, **chosen.settings, "rows": parts},
+        settings={"method": method, **chosen.settings, "rows": parts},
         test_start=test_start,
         target=scalers[1].inverse(y[test_start:]),
         rollout=scalers[1].inverse(stu.rollout),
@@ -93,23 +97,30 @@ def fit_series(
 
 
 def _compare(
-    families: dict[str, list[Candidate]], u: np.ndarray, y: np.ndarray, train_stop: int, test_start: int, progress: bool
+    families: dict[str, list[Candidate]], u: np.ndarray, y: np.ndarray, origins: tuple[int, int, int], progress: bool
 ) -> tuple[list[ErrorRow], list[ErrorRow], Candidate, _Measured]:
-    """Tune every family on the validation rows, measure it on the test rows: the table, what was tried, what is kept."""
+    """Tune every family before the last origin, measure it after: the table, what was tried, what is kept."""
     bar = _Bar(sum(map(len, families.values())), progress)
     rows: list[ErrorRow] = []
     kept: list[tuple[Candidate, _Measured]] = []
     tried: list[ErrorRow] = []
     for name, family in families.items():
-        measured = [_measure(c.make(), u[:test_start], y[:test_start], train_stop) for c in bar.over(family)]
-        for candidate, m in zip(family, measured, strict=True):
-            tried.append(ErrorRow(name, m.one_step_error, m.rollout_error, candidate.label))
-        best = [int(np.argmin([m.rollout_error for m in measured])), int(np.argmin([m.one_step_error for m in measured]))]
-        for index, suffix in zip(dict.fromkeys(best), ("", ", tuned for one step"), strict=False):
-            final = _measure(family[index].make(), u, y, test_start)
-            rows.append(ErrorRow(name + suffix, final.one_step_error, final.rollout_error, family[index].label))
-            kept.append((family[index], final))
+        scores = []
+        for candidate in bar.over(family):
+            blocks = [_measure(candidate.make(), u[:stop], y[:stop], start) for start, stop in pairwise(origins)]
+            one_step = _geometric_mean([block.one_step_error for block in blocks])
+            rollout = _geometric_mean([block.rollout_error for block in blocks])
+            tried.append(ErrorRow(name, one_step, rollout, candidate.label))
+            scores.append(_geometric_mean([one_step, rollout]))
+        best = family[int(np.argmin(scores))]
+        final = _measure(best.make(), u, y, origins[-1])
+        rows.append(ErrorRow(name, final.one_step_error, final.rollout_error, best.label))
+        kept.append((best, final))
     return rows, tried, *kept[0]
+
+
+def _geometric_mean(errors: Sequence[float]) -> float:
+    return float(np.exp(np.mean(np.log(np.maximum(errors, 1e-300)))))
 
 
 class _Measured(NamedTuple):
@@ -133,21 +144,33 @@ def _check_options(method: str, autoregression: str, validation: float, test: fl
         raise ValueError(f"method: {method!r}; it must be 'closed-form' or 'gradient'")
     if autoregression not in Y_TERMS:
         raise ValueError(f"autoregression: {autoregression!r}; it must be one of {', '.join(Y_TERMS)}")
-    if not (0 < validation < 1 and 0 < test < 1 and validation + test <= 0.9):
-        raise ValueError(f"validation, test: {validation}, {test}; shares in (0, 1), together at most 0.9")
+    if not (0 < validation < 1 and 0 < test < 1 and 2 * validation + test <= 0.9):
+        raise ValueError(
+            f"validation, test: {validation}, {test}; shares in (0, 1), twice the first and the second together at most 0.9"
+        )
 
 
 def _split(rows: int, validation: float, test: float, num_filters: int) -> tuple[int, int]:
     """Where training and validation end."""
     train_stop, test_start = round(rows * (1 - validation - test)), round(rows * (1 - test))
-    if train_stop < 2 * num_filters or test_start - train_stop < 2 or rows - test_start < 2:
-        needed = int(np.ceil(max(2 * num_filters / (1 - validation - test), 3 / min(validation, test))))
+    first = 2 * train_stop - test_start
+    if first < 2 * num_filters or test_start - train_stop < 2 or rows - test_start < 2:
+        needed = int(np.ceil(max(2 * num_filters / (1 - 2 * validation - test), 3 / min(validation, test))))
         raise ValueError(f"data: {rows} rows; {num_filters} filters need at least {needed} (or take fewer filters)")
     return train_stop, test_start
 
 
-def _default_length(train_rows: int, num_filters: int) -> int:
-    return max(num_filters, min(2048, train_rows // 4))
+def _sizes(num_filters: int | None, length: int | None, train_rows: int) -> list[tuple[int, int]]:
+    """The sizes (K, L) to try, largest last."""
+    longest = min(2048, train_rows // 4) if length is None else positive_int("length", length)
+    if num_filters is not None:
+        return [(num_filters, max(num_filters, longest) if length is None else longest)]
+    sizes = [(8, longest // 4), (16, longest // 2), (24, longest)] if length is None else [(k, longest) for k in (8, 16, 24)]
+    return [(k, n) for k, n in sizes if _reliable(n) >= k] or [(min(8, _reliable(longest)), longest)]
+
+
+def _reliable(length: int) -> int:
+    return filter_bank(length, 1).reliable if length else 0
 
 
 def _names(kind: str, names: Sequence[str] | None, count: int) -> tuple[str, ...]:

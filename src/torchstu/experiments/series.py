@@ -67,7 +67,7 @@ class FitResult:
     Attributes:
         model: the STU, fitted on the training and validation rows.
         errors: on the test rows, the STU that is kept first.
-        validation: every setting that was tried, with its errors on the validation rows.
+        validation: every setting that was tried, with the geometric mean of its errors on the two validation blocks.
         settings: what was chosen, and where the parts end.
         test_start: first test row.
         target, rollout, one_step: (T, D_out) on the test rows, in the units of the data.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -70,7 +71,7 @@ def fit_gradient(
         validation: sequences whose roll-out error is recorded.
         validate_every: steps between validations; None means twenty in all.
         seed: of the order of the data and of dropout; the caller's generators are left as they were.
-        progress: whether a progress bar is drawn.
+        progress: whether a progress bar is drawn, where there is a terminal to draw it on.
 
     Raises:
         ValueError: options out of range, shapes that do not fit, values not finite.
@@ -104,7 +105,8 @@ def fit_gradient(
             val_check_interval=every,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=-1 if held_out is not None else 0,
-            enable_progress_bar=progress,
+            enable_progress_bar=progress and sys.stdout.isatty(),
+            callbacks=[_progress_bar()] if progress and sys.stdout.isatty() else [],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -185,6 +187,17 @@ def _lightning_module(
             return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     return L2()
+
+
+def _progress_bar() -> Any:
+    """One bar: steps, rate and loss; none for the validations."""
+    progress: Any = require("train", "pytorch_lightning.callbacks.progress.tqdm_progress")
+
+    class StepsBar(progress.TQDMProgressBar):
+        def init_validation_tqdm(self) -> Any:
+            return progress.Tqdm(disable=True)
+
+    return StepsBar(refresh_rate=20, leave=False)
 
 
 class _quiet_lightning:
