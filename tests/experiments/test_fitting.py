@@ -52,7 +52,7 @@ def test_nothing_of_the_test_rows_leaks(recording, result):
     assert changed.settings == result.settings
     torch.testing.assert_close(changed.model.regressor.layer.M_u, result.model.regressor.layer.M_u)
     np.testing.assert_array_equal(changed.rollout, result.rollout)
-    np.testing.assert_array_equal(changed.model.output_scaler.std, y[:275].std(0)  # the rows before both validation blocks)
+    np.testing.assert_array_equal(changed.model.output_scaler.std, y[:275].std(0))  # the rows before both blocks
 
 
 def test_scaling_makes_units_irrelevant(recording, result):

@@ -101,8 +101,8 @@ def learning_section(progress: bool) -> Section:
 
 def weather_section(progress: bool) -> Section:
     """Part (b): temperature from irradiance, wind and pressure, on the last 30 % of a year."""
-    table = weather()
-    inputs, outputs = table.select(list(INPUTS)), table.select(["temperature"])
+    year = weather()
+    inputs, outputs = year.select(list(INPUTS)), year.select(["temperature"])
     try:
         require("train", "pytorch_lightning")
         others = {"SpectralSSM, 2 layers": deep_candidates(steps=150)}
