@@ -102,10 +102,15 @@ def error_table(result: FitResult) -> Table:
 
 def report_sections(result: FitResult, time_name: str | None, time: Any) -> list[Section]:
     """The report of a fit: errors, pictures of the test rows, the response, what was tried."""
+    from torchstu.learn.diagnostics import feedback_radius
     from torchstu.report.page import Section, Table
 
     tried = Table(("model", "one step ahead", "roll-out", "settings"), result.validation)
     facts = [(name, str(value)) for name, value in result.settings.items() if name != "rows"]
+    if result.model.regressor.layer.M_y is not None:
+        facts.append(
+            ("spectral radius of the y-term (above 1 a roll-out grows)", f"{feedback_radius(result.model.regressor.layer):.6f}")
+        )
     facts += [(f"{part} rows", str(count)) for part, count in result.settings["rows"].items()]
     return [
         Section(

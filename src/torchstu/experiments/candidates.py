@@ -18,7 +18,7 @@ from torchstu.learn.least_squares import sequence
 from torchstu.models.ssm import SpectralSSM
 
 RIDGES = (0.0, 10.0, 1e2, 1e3, 1e4)
-LAGS = (1, 3, 8, 24, 48, 96, 168, 336, 504)
+LAGS = (1, 2, 3, 6, 12, 24, 48, 96, 168)
 """With `RIDGES`, as many settings as three sizes of bank with three y-terms."""
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
 Y_TERMS: dict[str, tuple[Autoregression | None, ...]] = {

@@ -24,7 +24,7 @@ SYSTEMS: dict[str, tuple[Spectrum, int]] = {
     "the paper's system: 4 states, ±0.9999": (Signs(), 4),
     "256 states, ±[0.999, 1]": (Uniform(0.999, 1.0), 256),
 }
-CURVES = (Setting("STU", 0.1), Setting("LRU", 3e-2))
+CURVES = (Setting("STU", 0.2), Setting("LRU", 1e-2, 1e-2))
 """The best settings of the grids in `torchstu.experiments.paper`."""
 SAMPLES = 600
 INPUTS = ("global_irradiance", "direct_irradiance", "wind_speed", "pressure")

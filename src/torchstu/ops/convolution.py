@@ -57,21 +57,26 @@ def transform_size(minimum: int) -> int:
 
 
 class _BasisConvolution(torch.autograd.Function):
-    """Forward and backward by frequency blocks; kernels are made again in the backward instead of kept."""
+    """Forward and backward by frequency blocks; kernels are made again in the backward instead of kept.
+
+    Shapes of a block of f frequencies: inputs and gradients (f, 2 sheets, Re|Im, B, D); kernels (f, 2 sheets, D_in, Re|Im,
+    D_out) in the forward and (f, 2 sheets, Re|Im, D_in, D_out) in the backward, so that one ``bmm`` makes all real products.
+    """
 
     generate_vmap_rule = False
 
     @staticmethod
     def forward(u: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
-        size = transform_size(2 * u.shape[1])
+        size, batch = transform_size(2 * u.shape[1]), len(u)
         basis, inputs = _basis_spectra(taps, size), _to_sheets(u, size)
         d_in, d_out = weights.shape[-2:]
         outputs = u.new_empty(*inputs.shape[:-1], d_out)
         for block in _blocks(len(inputs), d_in * d_out):
-            kernel = _kernel_block(basis[:, :, block], weights)  # (f, 2, 2, D_in, D_out)
-            product = _times(inputs[block], kernel)  # (f, sheet, Re|Im of kernel, Re|Im of u, B, D_out)
-            outputs[block, :, 0].copy_(product[:, :, 0, 0]).sub_(product[:, :, 1, 1])
-            outputs[block, :, 1].copy_(product[:, :, 1, 0]).add_(product[:, :, 0, 1])
+            kernel = _kernel_block(basis[:, :, block], weights, parts_first=False)
+            product = torch.bmm(inputs[block].view(-1, 2 * batch, d_in), kernel.view(-1, d_in, 2 * d_out))
+            product = product.view(-1, 2, 2, batch, 2, d_out)  # (f, sheet, Re|Im of u, B, Re|Im of kernel, D_out)
+            outputs[block, :, 0].copy_(product[:, :, 0, :, 0]).sub_(product[:, :, 1, :, 1])
+            outputs[block, :, 1].copy_(product[:, :, 0, :, 1]).add_(product[:, :, 1, :, 0])
         return _from_sheets(outputs, size, u.shape[1])
 
     @staticmethod
@@ -83,18 +88,20 @@ class _BasisConvolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
         u, taps, weights = ctx.saved_tensors
         needs_u, _, needs_weights = ctx.needs_input_grad
-        size = transform_size(2 * u.shape[1])
+        size, batch = transform_size(2 * u.shape[1]), len(u)
         basis, grads = _basis_spectra(taps, size), _to_sheets(grad, size)
         d_in, d_out = weights.shape[-2:]
         grad_inputs = u.new_empty(*grads.shape[:-1], d_in) if needs_u else None
         grad_weights = torch.zeros_like(weights) if needs_weights else None
-        scaled = _to_sheets(u, size) * _parseval(len(grads), size, u) if needs_weights else None
+        scaled = _to_sheets(u, size).mul_(_parseval(len(grads), size, u)) if needs_weights else None
         for block in _blocks(len(grads), d_in * d_out):
             part = grads[block]
             if grad_inputs is not None:  # G Hᴴ
-                product = _times(part, _kernel_block(basis[:, :, block], weights).mT)
-                grad_inputs[block, :, 0].copy_(product[:, :, 0, 0]).add_(product[:, :, 1, 1])
-                grad_inputs[block, :, 1].copy_(product[:, :, 0, 1]).sub_(product[:, :, 1, 0])
+                kernel = _kernel_block(basis[:, :, block], weights, parts_first=True)
+                product = torch.bmm(part.view(-1, 2 * batch, d_out), kernel.view(-1, 2 * d_in, d_out).mT)
+                product = product.view(-1, 2, 2, batch, 2, d_in)  # (f, sheet, Re|Im of g, B, Re|Im of kernel, D_in)
+                grad_inputs[block, :, 0].copy_(product[:, :, 0, :, 0]).add_(product[:, :, 1, :, 1])
+                grad_inputs[block, :, 1].copy_(product[:, :, 1, :, 0]).sub_(product[:, :, 0, :, 1])
             if grad_weights is not None and scaled is not None:  # Uᴴ G, then its inner products with the basis
                 _accumulate(grad_weights, basis[:, :, block], scaled[block], part)
         grad_u = None if grad_inputs is None else _from_sheets(grad_inputs, size, u.shape[1])
@@ -137,23 +144,20 @@ def _basis_spectra(taps: Tensor, size: int) -> Tensor:
     return torch.view_as_real(torch.stack([even, odd])).movedim(-1, 1).contiguous()
 
 
-def _kernel_block(basis: Tensor, weights: Tensor) -> Tensor:
-    """Kernels E ± O at one block of frequencies: (f, 2 sheets, 2, D_in, D_out)."""
+def _kernel_block(basis: Tensor, weights: Tensor, parts_first: bool) -> Tensor:
+    """Kernels E ± O at a block of frequencies, (f, 2 sheets, Re|Im, D_in, D_out), or with Re|Im after D_in."""
     count, (_, columns, d_in, d_out) = basis.shape[2], weights.shape
     halves = torch.bmm(basis.reshape(2, 2 * count, columns), weights.reshape(2, columns, d_in * d_out))
-    even, odd = halves.view(2, 2, count, d_in, d_out)
-    kernel = weights.new_empty(count, 2, 2, d_in, d_out)
-    kernel[:, 0].transpose(0, 1).copy_(even).add_(odd)
-    kernel[:, 1].transpose(0, 1).copy_(even).sub_(odd)
+    even, odd = halves.view(2, 2, count, d_in, d_out)  # (Re|Im, f, D_in, D_out)
+    if parts_first:
+        kernel = weights.new_empty(count, 2, 2, d_in, d_out)
+        sheets = kernel.permute(1, 2, 0, 3, 4)
+    else:
+        kernel = weights.new_empty(count, 2, d_in, 2, d_out)
+        sheets = kernel.permute(1, 3, 0, 2, 4)
+    sheets[0].copy_(even).add_(odd)
+    sheets[1].copy_(even).sub_(odd)
     return kernel
-
-
-def _times(x: Tensor, kernel: Tensor) -> Tensor:
-    """All four real products of a block: x (f, 2, 2, B, I), kernel (f, 2, 2, I, O) -> (f, 2, 2 kernel, 2 x, B, O)."""
-    count, _, _, batch, channels = x.shape
-    rows = x.reshape(2 * count, 1, 2 * batch, channels).expand(-1, 2, -1, -1).reshape(4 * count, 2 * batch, channels)
-    product = torch.bmm(rows, kernel.flatten(0, 2))
-    return product.view(count, 2, 2, 2, batch, -1)
 
 
 def _parseval(count: int, size: int, like: Tensor) -> Tensor:
@@ -167,11 +171,14 @@ def _accumulate(grad_weights: Tensor, basis: Tensor, x: Tensor, grad: Tensor) ->
     """Add a block's share of the gradient of the weights, in place."""
     count, _, _, batch, d_in = x.shape
     (_, columns, _, d_out) = grad_weights.shape
-    turned = torch.stack([grad, torch.stack([grad[:, :, 1], -grad[:, :, 0]], dim=2)], dim=2)  # g and -i g
-    rows = x.reshape(2 * count, 1, 2 * batch, d_in).expand(-1, 2, -1, -1).reshape(4 * count, 2 * batch, d_in)
-    product = torch.bmm(rows.mT, turned.reshape(4 * count, 2 * batch, d_out)).view(count, 2, 2, d_in * d_out)
-    halves = x.new_empty(2, 2, count, d_in * d_out)
-    halves[0].transpose(0, 1).copy_(product[:, 0]).add_(product[:, 1])
-    halves[1].transpose(0, 1).copy_(product[:, 0]).sub_(product[:, 1])
+    turned = grad.new_empty(count, 2, 2, batch, 2, d_out)  # g and -i g, side by side
+    turned[..., 0, :].copy_(grad)
+    turned[:, :, 0, :, 1].copy_(grad[:, :, 1])
+    turned[:, :, 1, :, 1].copy_(grad[:, :, 0]).neg_()
+    product = torch.bmm(x.reshape(-1, 2 * batch, d_in).mT, turned.view(-1, 2 * batch, 2 * d_out))
+    product = product.view(count, 2, d_in, 2, d_out).permute(1, 3, 0, 2, 4)  # (sheet, Re|Im, f, D_in, D_out)
+    halves = x.new_empty(2, 2, count, d_in, d_out)
+    halves[0].copy_(product[0]).add_(product[1])
+    halves[1].copy_(product[0]).sub_(product[1])
     flat = grad_weights.view(2, columns, d_in * d_out)
     flat.baddbmm_(basis.reshape(2, 2 * count, columns).mT, halves.view(2, 2 * count, d_in * d_out))
