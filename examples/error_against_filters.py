@@ -11,5 +11,5 @@ from torchstu.report.figures import standalone
 from torchstu.report.page import write_text
 
 path = Path(sys.argv[1] if len(sys.argv) > 1 else "error-against-filters.svg")
-write_text(path, standalone(filters_section(False).figure))
+write_text(path, standalone(filters_section("", False).figure))
 print(path)

@@ -64,6 +64,8 @@ __version__ = version("torchstu")
 
 
 def __getattr__(name: str) -> object:
+    if name == "testing":
+        return import_module("torchstu.testing")
     if name not in _HOME:
         raise AttributeError(f"module 'torchstu' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)

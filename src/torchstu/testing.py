@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 
 import torch
@@ -149,13 +150,18 @@ def check_storage(make: Callable[[torch.dtype], Mixer], layer: Mixer, generator:
     other = make(torch.float64).eval()
     other.load_state_dict(layer.state_dict())
     assert torch.equal(other(u)[0], expected), "state_dict round trip"
-    assert torch.equal(copy.deepcopy(layer)(u)[0], expected), "deepcopy"
+    for twin, how in ((copy.deepcopy(layer), "deepcopy"), (pickle.loads(pickle.dumps(layer)), "pickle")):
+        assert torch.equal(twin(u)[0], expected), how
+        assert repr(twin) == repr(layer), f"{how}: repr"
     there_and_back = make(torch.float64).to(torch.float32).to(torch.float64).eval()
     there_and_back.load_state_dict(layer.state_dict())
     assert torch.equal(there_and_back(u)[0], expected), "float64 → float32 → float64: buffers were rounded"
     from_meta = make(torch.float64).to("meta").to_empty(device="cpu").eval()
     from_meta.load_state_dict(layer.state_dict())
     assert torch.equal(from_meta(u)[0], expected), "meta device: buffers were not made again"
+    assigned = make(torch.float64).to("meta").eval()
+    assigned.load_state_dict(copy.deepcopy(layer.state_dict()), assign=True)
+    assert torch.equal(assigned(u)[0], expected), "meta device, assign=True: buffers were not made again"
 
 
 def check_bad_input(layer: Mixer) -> None:
@@ -169,12 +175,17 @@ def check_bad_input(layer: Mixer) -> None:
         (TypeError, lambda: layer.step(torch.zeros(2, width, dtype=torch.int64))),
         (ValueError, lambda: layer.step(torch.zeros(2, width + 1, dtype=torch.float64))),
         (TypeError, lambda: layer(torch.zeros(2, 5, width, dtype=torch.float64), reset=torch.zeros(2, 5))),
+        (ValueError, lambda: layer(torch.zeros(0, 5, width, dtype=torch.float64))),
+        (ValueError, lambda: layer(torch.zeros(2, 5, width, dtype=torch.float64), layer.initial_state(3))),
+        (TypeError, lambda: layer(torch.zeros(2, 5, width, dtype=torch.float64), torch.zeros(2))),
+        (TypeError, lambda: layer.next_step(torch.zeros(2, 5, width).double(), torch.zeros(2, 5, layer.d_out).long())),
+        (ValueError, lambda: layer.observe(torch.zeros(2, 5, width).double(), torch.zeros(2, 4, layer.d_out).double())),
     ]
     for kind, call in bad:
         try:
             call()
         except kind as error:
-            assert str(error).split(":")[0] in ("u", "u_t", "reset"), f"message names no argument: {error}"
+            assert str(error).split(":")[0] in ("u", "u_t", "y", "reset", "state"), f"message names no argument: {error}"
         else:
             raise AssertionError(f"bad input was not refused with {kind.__name__}")
 
@@ -192,6 +203,11 @@ def check_precision(make: Callable[[torch.dtype], Mixer], layer: Mixer, generato
         assert y.dtype == dtype, f"{name}: output is {y.dtype}"
         close(y.double(), exact, f"low precision {name}", f"forward in {name}")
         close(run_steps(low, u.to(dtype)).double(), exact, f"low precision {name}", f"steps in {name}")
+    single = make(torch.float32).eval()
+    single.load_state_dict(layer.state_dict())
+    whole, state = single(u)  # float64 in, float32 weights
+    close(single(u[:, 30:], single(u[:, :30])[1])[0].double(), whole[:, 30:].double(), "low precision float32", "mixed dtypes")
+    single.step(u[:, 0], state)
 
 
 def _signal(layer: Mixer, batch: int, steps: int, generator: torch.Generator) -> Tensor:

@@ -37,7 +37,7 @@ def test_the_report_has_every_part(small, tmp_path, capsys):
 
 
 def test_error_falls_with_the_filters_in_the_demo(small):
-    row = demo.filters_section(False).table.rows[1]
+    row = demo.filters_section("", False).table.rows[1]
     assert row[-1] < 1e-12 < 1e-6 < row[1]
     assert (np.diff(row[1:]) < 0).all()
 

@@ -163,8 +163,28 @@ def test_a_users_bank_is_saved_with_the_weights():
     assert saved.half().state_dict()["bank_filters"].dtype == torch.float64
 
 
+def test_autocast_leaves_the_recurrence_exact():
+    layer, u = filled(STU(2, 2, length=64, num_filters=8)), torch.randn(1, 60, 2)
+    expected = layer(u)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(layer(u)[0], expected)
+        close(run_steps(layer, u), expected, "split float32", "steps under autocast")
+
+
+def test_a_bank_of_another_size_is_refused():
+    long, short = (STU(1, 1, length=n, num_filters=3, prior=FilterBank(b.eigenvalues, b.filters))
+                   for n, b in ((64, filter_bank(64, 3)), (32, filter_bank(32, 3))))  # fmt: skip
+    with pytest.raises(RuntimeError, match="bank_filters"):
+        short.load_state_dict(long.state_dict())
+
+
+def test_lru_starts_finite_in_bfloat16():
+    layer = LRU(2, 2, r_min=0.99, r_max=0.9999, dtype=torch.bfloat16)
+    assert all(torch.isfinite(parameter).all() for parameter in layer.parameters())
+
+
 BAD = [
-    (lambda: STU(2, 2, length=8, num_filters=9), ValueError, "count: 9 filters of length 8"),
+    (lambda: STU(2, 2, length=8, num_filters=9), ValueError, "num_filters: 9; it must be at most length=8"),
     (lambda: STU(2, 2, length=0), ValueError, "length: 0"),
     (lambda: STU(0, 2, length=8, num_filters=2), ValueError, "d_in: 0"),
     (lambda: STU(2, 2.5, length=8, num_filters=2), TypeError, "d_out: 2.5"),

@@ -196,6 +196,18 @@ def test_cache_survives_corruption_and_is_cleared(tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").iterdir())
 
 
+def test_cache_of_wrong_contents_is_ignored(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHSTU_CACHE", str(tmp_path))
+    _decompose.cache_clear()
+    expected = filter_bank(50, 5).filters
+    (file,) = tmp_path.glob("*.npz")
+    good = dict(np.load(file))
+    for change in ({"left": np.ones((3, 4))}, {"right": np.full_like(good["right"], np.nan)}):
+        np.savez(file, **(good | change))
+        _decompose.cache_clear()
+        np.testing.assert_array_equal(filter_bank(50, 5).filters, expected)
+
+
 def test_cache_is_used(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHSTU_CACHE", str(tmp_path))
     _decompose.cache_clear()

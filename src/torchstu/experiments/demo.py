@@ -40,8 +40,11 @@ def run(folder: Path, progress: bool = True) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     sections: list[Section] = []
-    for part in (filters_section, learning_section, weather_section):
-        section = _or_missing(part, progress)
+    for title, part in PARTS.items():
+        try:
+            section = part(title, progress)
+        except MissingExtraError as error:
+            section = Section(title, note=f"Left out: {error}")
         sections.append(section)
         print(f"\n{section.title}\n")
         if section.table is not None:
@@ -52,7 +55,7 @@ def run(folder: Path, progress: bool = True) -> Path:
     return write_report(folder / "report.html", "torchstu: the tour", lead, sections).resolve()
 
 
-def filters_section(progress: bool) -> Section:
+def filters_section(title: str, progress: bool) -> Section:
     """Part (a), first half: error of the closed form against the number of filters, beside the theorem's slope."""
     series, rows = {}, []
     for name, (spectrum, states) in SYSTEMS.items():
@@ -80,7 +83,7 @@ def filters_section(progress: bool) -> Section:
     )
 
 
-def learning_section(progress: bool) -> Section:
+def learning_section(title: str, progress: bool) -> Section:
     """Part (a), second half: gradient descent on the paper's system and on the larger one, STU beside LRU."""
     require("train", "pytorch_lightning")
     series, rows = {}, []
@@ -96,10 +99,10 @@ def learning_section(progress: bool) -> Section:
     )
     figure = figure_or_note(series=series, xlabel="sequences seen", ylabel="relative error of the roll-out", logy=True)
     header = ("system", "mixer", "error after the last sequence", "learning rate", "seconds")
-    return Section("Learning by gradient descent", text, Table(header, rows), **figure)
+    return Section(title, text, Table(header, rows), **figure)
 
 
-def weather_section(progress: bool) -> Section:
+def weather_section(title: str, progress: bool) -> Section:
     """Part (b): temperature from irradiance, wind and pressure, on the last 30 % of a year."""
     year = weather()
     inputs, outputs = year.select(list(INPUTS)), year.select(["temperature"])
@@ -121,7 +124,7 @@ def weather_section(progress: bool) -> Section:
     picture = _weather_picture(result)
     notes = [words for words in (note, picture.pop("note", None)) if words]
     table = Table(("model", "one step ahead", "roll-out", "settings"), rows)
-    return Section("A year of weather", text, table, note=" ".join(notes) or None, **picture)
+    return Section(title, text, table, note=" ".join(notes) or None, **picture)
 
 
 def _weather_picture(result: FitResult) -> dict[str, Any]:
@@ -130,8 +133,8 @@ def _weather_picture(result: FitResult) -> dict[str, Any]:
     return figure_or_note(series=lines, xlabel="days into the test part", ylabel="temperature, °C")
 
 
-def _or_missing(part: Callable[[bool], Section], progress: bool) -> Section:
-    try:
-        return part(progress)
-    except MissingExtraError as error:
-        return Section((part.__doc__ or "").split(": ")[-1].rstrip(".").capitalize(), note=f"Left out: {error}")
+PARTS: dict[str, Callable[[str, bool], Section]] = {
+    "Error against the number of filters": filters_section,
+    "Learning by gradient descent": learning_section,
+    "A year of weather": weather_section,
+}

@@ -41,7 +41,7 @@ GRIDS: dict[str, list[Setting]] = {
     "STU": [Setting("STU", rate, decay) for rate in (0.05, 0.1, 0.2) for decay in (0.0, 1e-4)],
     "LRU": [Setting("LRU", rate, decay) for rate in (3e-3, 1e-2, 3e-2) for decay in (0.0, 1e-2)],
 }
-"""Six settings each; in trials outside these ranges both did worse."""
+"""Six settings each."""
 
 
 def sample(lds: LDS, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -60,12 +61,10 @@ class Mixer(nn.Module, ABC):
             ValueError: shapes that do not fit.
         """
         check_signal("u", u, self.d_in, ndim=3)
+        _check_state(state, len(u))
         if reset is None:
             return self.mix(u, state)
-        if reset.dtype != torch.bool:
-            raise TypeError(f"reset: dtype {reset.dtype}; it must be torch.bool")
-        if reset.shape != u.shape[:2]:
-            raise ValueError(f"reset: shape {tuple(reset.shape)}; it must be (B, L) = {tuple(u.shape[:2])}")
+        _check_reset(reset, u.shape[:2])
         return _mix_packed(self, u, state, reset)
 
     def step(self, u_t: Tensor, state: State | None = None, *, reset: Tensor | None = None) -> tuple[Tensor, State]:
@@ -76,6 +75,9 @@ class Mixer(nn.Module, ABC):
             ValueError: shapes that do not fit.
         """
         check_signal("u_t", u_t, self.d_in, ndim=2)
+        _check_state(state, len(u_t))
+        if reset is not None:
+            _check_reset(reset, u_t.shape[:1])
         if state is None:
             state = self.initial_state(len(u_t))
         elif reset is not None:
@@ -90,12 +92,36 @@ class Mixer(nn.Module, ABC):
             u: (B, L, D_in).
             y: (B, L, D_out), the true outputs.
             state: as in `forward`.
+
+        Raises:
+            TypeError, ValueError: as in `forward`, for ``u`` and ``y``.
         """
-        return self(u, state)[0]
+        self._check_pair(u, y, state)
+        return self.mix_next(u, y, state)
 
     def observe(self, u: Tensor, y: Tensor, state: State | None = None) -> State:
-        """The state after a known past: inputs u (B, L, D_in) and true outputs y (B, L, D_out)."""
-        return self(u, state)[1]
+        """The state after a known past: inputs u (B, L, D_in) and true outputs y (B, L, D_out).
+
+        Raises:
+            TypeError, ValueError: as in `forward`, for ``u`` and ``y``.
+        """
+        self._check_pair(u, y, state)
+        return self.mix_observed(u, y, state)
+
+    def mix_next(self, u: Tensor, y: Tensor, state: State | None) -> Tensor:
+        """`next_step` on checked input."""
+        return self.mix(u, state)[0]
+
+    def mix_observed(self, u: Tensor, y: Tensor, state: State | None) -> State:
+        """`observe` on checked input."""
+        return self.mix(u, state)[1]
+
+    def _check_pair(self, u: Tensor, y: Tensor, state: State | None) -> None:
+        check_signal("u", u, self.d_in, ndim=3)
+        check_signal("y", y, self.d_out, ndim=3)
+        if y.shape[:2] != u.shape[:2]:
+            raise ValueError(f"y: shape {tuple(y.shape)}; beside u {tuple(u.shape)} it must have as many sequences and steps")
+        _check_state(state, len(u))
 
     def extra_repr(self) -> str:
         """The constructor's arguments."""
@@ -115,8 +141,32 @@ def check_signal(name: str, x: Tensor, channels: int, ndim: int) -> None:
     expected = f"(B, L, {channels})" if ndim == 3 else f"(B, {channels})"
     if x.ndim != ndim or x.shape[-1] != channels:
         raise ValueError(f"{name}: shape {tuple(x.shape)}; it must be {expected}")
-    if ndim == 3 and x.shape[1] == 0:
-        raise ValueError(f"{name}: shape {tuple(x.shape)}; it must have at least one step")
+    if 0 in x.shape[:-1]:
+        raise ValueError(f"{name}: shape {tuple(x.shape)}; it must have at least one sequence and one step")
+
+
+def _check_state(state: State | None, batch: int) -> None:
+    """Refuse what is no state, or one of another batch.
+
+    Raises:
+        TypeError: not a named tuple. ValueError: another batch size.
+    """
+    if state is None:
+        return
+    if not hasattr(state, "_fields"):
+        raise TypeError(f"state: {type(state).__name__}; it must be what the layer returned, or None")
+    leaf = state
+    while not isinstance(leaf, Tensor):
+        leaf = leaf[0]
+    if len(leaf) != batch:
+        raise ValueError(f"state: of {len(leaf)} sequences; the input has {batch}")
+
+
+def _check_reset(reset: Tensor, shape: torch.Size) -> None:
+    if reset.dtype != torch.bool:
+        raise TypeError(f"reset: dtype {reset.dtype}; it must be torch.bool")
+    if reset.shape != shape:
+        raise ValueError(f"reset: shape {tuple(reset.shape)}; it must be {tuple(shape)}")
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
@@ -125,6 +175,19 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
     for tensor in tensors:
         result = torch.promote_types(result, tensor.dtype)
     return result
+
+
+def without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a method of a layer at the precision of its weights: a recurrence in bfloat16 would forget its digits."""
+
+    @functools.wraps(method)
+    def run(self: Mixer, u: Tensor, *others: Any) -> Any:
+        if u.is_meta or not torch.is_autocast_enabled(u.device.type):
+            return method(self, u, *others)
+        with torch.autocast(u.device.type, enabled=False):
+            return method(self, u, *others)
+
+    return run
 
 
 def map_state(function: Callable[..., Tensor], state: State, *others: State) -> State:

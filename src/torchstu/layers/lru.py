@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torchstu.layers.base import Mixer, compute_dtype
+from torchstu.layers.base import Mixer, compute_dtype, without_autocast
 from torchstu.ops.scan import diagonal_scan
 from torchstu.spectral.priors import positive_int
 
@@ -81,11 +81,10 @@ class LRU(Mixer):
     def reset_parameters(self) -> None:
         """The published initialization."""
         with torch.no_grad():
-            area, phase = torch.rand_like(self.nu_log), torch.rand_like(self.nu_log)
-            tiny = torch.finfo(self.nu_log.dtype).tiny
-            squared = (area * (self.r_max**2 - self.r_min**2) + self.r_min**2).clamp(tiny, 1 - 1e-7)
+            area, phase = torch.rand(2, self.state_dim, dtype=torch.float64, device="cpu")
+            squared = (area * (self.r_max**2 - self.r_min**2) + self.r_min**2).clamp(1e-30, 1 - 1e-7)
             self.nu_log.copy_(torch.log(-0.5 * torch.log(squared)))
-            self.theta_log.copy_(torch.log((self.max_phase * phase).clamp(min=tiny)))
+            self.theta_log.copy_(torch.log((self.max_phase * phase).clamp(min=1e-30)))
             self.gamma_log.copy_(0.5 * torch.log1p(-squared))
         nn.init.normal_(self.B, std=1 / math.sqrt(2 * self.d_in))
         nn.init.normal_(self.C, std=1 / math.sqrt(self.state_dim))
@@ -101,12 +100,14 @@ class LRU(Mixer):
         kind = compute_dtype(self.nu_log).to_complex()
         return LRUState(torch.zeros(batch_size, self.state_dim, dtype=kind, device=self.nu_log.device))
 
+    @without_autocast
     def mix(self, u: Tensor, state: LRUState | None) -> tuple[Tensor, LRUState]:
         """A blocked scan."""
         kind, u = torch.promote_types(u.dtype, self.nu_log.dtype), u.to(compute_dtype(u, self.nu_log))
         x = diagonal_scan(self._log_lambda(u.dtype), self._drive(u), None if state is None else state.x)
         return self._read(x, u).to(kind), LRUState(x[:, -1])
 
+    @without_autocast
     def mix_step(self, u_t: Tensor, state: LRUState) -> tuple[Tensor, LRUState]:
         """One step of the recurrence."""
         kind, u_t = torch.promote_types(u_t.dtype, self.nu_log.dtype), u_t.to(compute_dtype(u_t, self.nu_log))

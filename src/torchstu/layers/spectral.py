@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchstu.layers.base import Mixer, compute_dtype
 from torchstu.ops.recurrence import absorb, free_response
 from torchstu.spectral.filters import FilterBank, resolve_bank
-from torchstu.spectral.priors import PRIORS, Prior, positive_int
+from torchstu.spectral.priors import Prior, positive_int
 
 Banks = Literal["both", "positive"]
 
@@ -69,23 +69,26 @@ class SpectralMixer(Mixer):
         if self.bank.prior is None:
             for name in ("eigenvalues", "filters"):  # saved as given: in float64, whatever the weights are in
                 value = torch.as_tensor(getattr(self.bank, name).copy())
-                self.register_buffer(f"bank_{name}", value.to(weight.device) if not weight.is_meta else value)
+                if weight.device.type == "mps":  # has no float64
+                    value = value.float()
+                self.register_buffer(f"bank_{name}", value if weight.is_meta else value.to(weight.device))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         super()._apply(fn, recurse)
         self.make_buffers()
         return self
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         names = [f"{prefix}bank_eigenvalues", f"{prefix}bank_filters"]
         if self.bank.prior is None and all(name in state_dict for name in names):
             eigenvalues, filters = (state_dict[name].double().cpu().numpy() for name in names)
-            self.bank = FilterBank(eigenvalues, filters)
-            self.make_buffers()
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+            if filters.shape == self.bank.filters.shape:  # else torch reports the mismatch
+                self.bank = FilterBank(eigenvalues, filters)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.make_buffers()
 
     def taps(self, steps: int) -> Tensor:
-        """σ^{1/4} φ_k(i) for i < steps, (steps, K), continued past L as design (8) says."""
+        """σ^{1/4} φ_k(i) for i < steps, (steps, K), continued past L as design (8) says; in the dtype of the buffers."""
         if steps <= self.length:
             return self.filters[:steps]
         if not len(self.input_vector):
@@ -104,29 +107,22 @@ class SpectralMixer(Mixer):
         """Features (B, banks, R, D) after the inputs w (B, T, D): U_t = ±A U_{t-1} + b w_t."""
         if not len(self.input_vector):
             return features
-        return torch.stack(
-            [absorb(s * self.transition, self.input_vector, features[:, i], w) for i, s in enumerate(self.signs)], 1
-        )
+        A, b, features = self.transition.to(w.dtype), self.input_vector.to(w.dtype), features.to(w.dtype)
+        return torch.stack([absorb(s * A, b, features[:, i], w) for i, s in enumerate(self.signs)], dim=1)
 
     def decay(self, features: Tensor, steps: int) -> Iterator[tuple[slice, Tensor]]:
         """What is left of the features 1..steps steps on, scaled: (times, (B, C, banks, K, D)) by blocks."""
-        runs = [free_response(s * self.transition, features[:, i], steps, self.num_filters) for i, s in enumerate(self.signs)]
+        A, scale, count = self.transition.to(features.dtype), self.scale.to(features.dtype), self.num_filters
+        runs = [free_response(s * A, features[:, i], steps, count) for i, s in enumerate(self.signs)]
         for parts in zip(*runs, strict=True):
-            yield parts[0][0], torch.stack([x for _, x in parts], dim=2) * self.scale[:, None]
+            yield parts[0][0], torch.stack([x for _, x in parts], dim=2) * scale[:, None]
 
     def window_features(self, window: Tensor) -> Tensor:
         """Scaled features of a user's bank from the last inputs, most recent first: (B, <=L, D) to (B, banks, K, D)."""
-        sign = self.filters.new_ones(len(self.signs), window.shape[1])
+        sign = window.new_ones(len(self.signs), window.shape[1])
         sign[1:, 1::2] = -1
-        return torch.einsum("sl,lk,bld->bskd", sign, self.filters[: window.shape[1]], window)
+        return torch.einsum("sl,lk,bld->bskd", sign, self.filters[: window.shape[1]].to(window.dtype), window)
 
     def prior_config(self) -> dict[str, Any]:
-        """How to find the bank again: the name of its prior, or None for one that is saved with the weights.
-
-        Raises:
-            ValueError: the prior is a measure of the user's that has no name in ``PRIORS``.
-        """
-        prior = self.bank.prior
-        if prior is not None and PRIORS.get(prior.name) is not prior:
-            raise ValueError(f"prior: {prior.name!r} is not in torchstu.spectral.priors.PRIORS; add it there to save it")
-        return {"prior": None if prior is None else prior.name}
+        """How to find the bank again: the name of its prior, or None for one that is saved with the weights."""
+        return {"prior": None if self.bank.prior is None else self.bank.prior.name}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from torchstu.layers.base import compute_dtype
+from torchstu.layers.base import compute_dtype, without_autocast
 from torchstu.layers.spectral import Banks, SpectralMixer
 from torchstu.ops.autoregression import feedback, lag2_cumsum, lagged_sum
 from torchstu.ops.convolution import basis_convolution
@@ -92,9 +92,11 @@ class STU(SpectralMixer):
             raise ValueError(f"autoregression: {autoregression!r}; it must be 'fixed', 'learned' or None")
         self.d_in, self.d_out = positive_int("d_in", d_in), positive_int("d_out", d_out)
         self.input_lags = positive_int("input_lags", input_lags, minimum=0)
-        self.output_lags = positive_int("output_lags", output_lags) if autoregression else 0
+        self.output_lags = positive_int("output_lags", output_lags)
         if autoregression == "fixed" and output_lags != 2:
             raise ValueError(f"output_lags: {output_lags} with autoregression='fixed'; the fixed y-term has lag 2")
+        if autoregression is None:
+            self.output_lags = 0
         self.autoregression = autoregression
         self.delay = (2 if autoregression else 0) if delay is None else positive_int("delay", delay, minimum=0)
         self.memory = max(self.input_lags - 1, self.delay, 0)
@@ -145,6 +147,7 @@ class STU(SpectralMixer):
             zeros(batch_size, self.output_lags, self.d_out),
         )
 
+    @without_autocast
     def mix(self, u: Tensor, state: STUState | None) -> tuple[Tensor, STUState]:
         """Convolution by the merged kernel, plus what the state left behind, through the feedback."""
         kind, u = torch.promote_types(u.dtype, self.M_u.dtype), u.to(compute_dtype(u, self.M_u))
@@ -156,6 +159,7 @@ class STU(SpectralMixer):
         outputs = known[:, known.shape[1] - lags :].flip(1)
         return y.to(kind), STUState(inputs, features, outputs)
 
+    @without_autocast
     def mix_step(self, u_t: Tensor, state: STUState) -> tuple[Tensor, STUState]:
         """One step of the recurrence (8): R² numbers a channel and bank, whatever came before."""
         kind, u_t = torch.promote_types(u_t.dtype, self.M_u.dtype), u_t.to(compute_dtype(u_t, self.M_u))
@@ -164,7 +168,7 @@ class STU(SpectralMixer):
         if self.order:
             features = self.absorb(features, known[:, self.memory :])
             now = self.absorb(features, known[:, self.delay : self.memory].flip(1))
-            scaled = now[:, :, : self.num_filters] * self.scale[:, None]
+            scaled = now[:, :, : self.num_filters] * self.scale[:, None].to(now.dtype)
         else:
             scaled = self.window_features(known[:, self.delay : self.delay + self.length])
         y = torch.einsum("bskd,skdo->bo", scaled, self._spectral_weights(u_t.dtype))
@@ -178,7 +182,8 @@ class STU(SpectralMixer):
             outputs = state.outputs
         return y.to(kind), STUState(known[:, : self.memory], features, outputs)
 
-    def next_step(self, u: Tensor, y: Tensor, state: STUState | None = None) -> Tensor:
+    @without_autocast
+    def mix_next(self, u: Tensor, y: Tensor, state: STUState | None) -> Tensor:
         """ŷ_t from inputs up to t and true outputs up to t-1: design (6) without the feedback of predictions."""
         kind = torch.promote_types(u.dtype, self.M_u.dtype)
         forced, _, _ = self._innovation(u.to(compute_dtype(u, self.M_u)), state)
@@ -187,7 +192,8 @@ class STU(SpectralMixer):
         past = None if state is None else state.outputs.to(forced.dtype)
         return (forced + lagged_sum(y.to(forced.dtype), self.M_y.to(forced.dtype), past)).to(kind)
 
-    def observe(self, u: Tensor, y: Tensor, state: STUState | None = None) -> STUState:
+    @without_autocast
+    def mix_observed(self, u: Tensor, y: Tensor, state: STUState | None) -> STUState:
         """The state after known inputs and outputs: the y-term goes on from what was measured."""
         inputs, features = self._innovation(u.to(compute_dtype(u, self.M_u)), state)[1:]
         outputs = self.initial_state(len(u)).outputs if state is None else state.outputs

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torchstu.layers.base import compute_dtype
+from torchstu.layers.base import compute_dtype, without_autocast
 from torchstu.layers.spectral import SpectralMixer
 from torchstu.ops.convolution import channel_convolution
 from torchstu.spectral.filters import FilterBank
@@ -92,6 +92,7 @@ class TensordotSTU(SpectralMixer):
         inputs = self.filters.new_zeros(batch_size, self.memory, self.d_in)
         return TensordotState(self.initial_features(batch_size, self.d_in), inputs)
 
+    @without_autocast
     def mix(self, u: Tensor, state: TensordotState | None) -> tuple[Tensor, TensordotState]:
         """Project, convolve channel by channel, add what the state left behind."""
         kind = torch.promote_types(u.dtype, self.M_inputs.dtype)
@@ -110,6 +111,7 @@ class TensordotSTU(SpectralMixer):
         inputs = torch.cat([state.inputs.flip(1).to(x.dtype), x], dim=1)[:, steps:].flip(1)
         return y.to(kind), TensordotState(self.absorb(state.features.to(x.dtype), x), inputs)
 
+    @without_autocast
     def mix_step(self, u_t: Tensor, state: TensordotState) -> tuple[Tensor, TensordotState]:
         """One step of the recurrence (8)."""
         kind = torch.promote_types(u_t.dtype, self.M_inputs.dtype)
@@ -117,7 +119,7 @@ class TensordotSTU(SpectralMixer):
         known = torch.cat([x, state.inputs.to(x.dtype)], dim=1)
         features = self.absorb(state.features.to(x.dtype), x)
         if self.order:
-            scaled = features[:, :, : self.num_filters] * self.scale[:, None]
+            scaled = features[:, :, : self.num_filters] * self.scale[:, None].to(x.dtype)
         else:
             scaled = self.window_features(known)
         y = torch.einsum("bskd,skd->bd", scaled, self._bank_weights(x.dtype))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
+import numbers
+from importlib import import_module
 from typing import Any, Literal
 
 import torch
@@ -11,6 +14,9 @@ from torch import Tensor
 from torchstu.layers.spectral import Banks
 from torchstu.layers.stu import STU, Autoregression
 from torchstu.learn.least_squares import (
+    TAIL_FACTOR,
+    Problem,
+    Solution,
     energy,
     normal_problem,
     response_factors,
@@ -29,8 +35,8 @@ class SpectralRegressor:
 
     ``objective="rollout"`` minimizes the error of the whole roll-out, ŷ = S F M with S the lag-2 cumulative sum, which is
     linear in M too; ``"next"`` minimizes the error of the prediction from true past outputs. To the squared error summed over
-    steps and outputs are added ridge·‖M σ^{1/4}‖² (coordinates of unit-norm filters, whatever the data) and, beyond the memory,
-    μ·N·L·D_out·‖response on L..16L‖² of (8).
+    steps and outputs are added ridge·‖M σ^{1/4}‖² (coordinates of unit-norm filters, whatever the data) and
+    μ·N·L·D_out·‖response on L..16L‖² of (8); where the sequences are shorter than the memory, the tail starts at their end.
 
     Args:
         num_filters: K.
@@ -70,6 +76,19 @@ class SpectralRegressor:
         self.autoregression, self.objective, self.ridge = autoregression, objective, ridge
         self.tail_penalty, self.fit_intercept = tail_penalty, fit_intercept
 
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn asks of an estimator; only scikit-learn calls this."""
+        utils: Any = import_module("sklearn.utils")
+        return utils.Tags(
+            estimator_type="regressor",
+            target_tags=utils.TargetTags(required=True, multi_output=True),
+            regressor_tags=utils.RegressorTags(),
+            input_tags=utils.InputTags(three_d_array=True),
+        )
+
+    def __repr__(self) -> str:
+        return f"SpectralRegressor({', '.join(f'{name}={value!r}' for name, value in self.get_params().items())})"
+
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The constructor's arguments, as scikit-learn asks for them; ``deep`` makes no difference."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
@@ -105,8 +124,11 @@ class SpectralRegressor:
             raise ValueError(f"Y: shape {tuple(Y.shape)}; beside U {tuple(U.shape)} it must have as many sequences and steps")
         if positive_int("warmup", warmup, minimum=0) >= U.shape[1]:
             raise ValueError(f"warmup: {warmup}; it must be below the {U.shape[1]} steps of a sequence")
-        length = U.shape[1] if self.length is None else positive_int("length", self.length)
-        self.layer = STU(
+        if self.fit_intercept and self.autoregression == "fixed" and warmup >= 2:
+            raise ValueError("fit_intercept: True; with the fixed y-term and a warm-up the level comes from the known past")
+        steps = U.shape[1]
+        length = steps if self.length is None else positive_int("length", self.length)
+        layer = STU(
             U.shape[2],
             Y.shape[2],
             length=length,
@@ -117,22 +139,16 @@ class SpectralRegressor:
             dtype=torch.float64,
         )
         rollout = self.objective == "rollout" and self.autoregression == "fixed"
-        problem = normal_problem(self.layer, U, Y, rollout=rollout, intercept=self.fit_intercept, warmup=warmup)
+        problem = normal_problem(layer, U, Y, rollout=rollout, intercept=self.fit_intercept, warmup=warmup)
         Y = Y[:, warmup:]
-        count = Y.numel()
-        solution = solve(problem, self.ridge, None, 0.0)
-        self.tail_weight = 0.0
+        solution, tail_weight = solve(problem, self.ridge, None, 0.0), 0.0
         if self.tail_penalty != 0:
-            head, tail = response_factors(self.layer, length)
-            if self.tail_penalty == "auto":
-                inside = energy(head, solution)
-                left = max(squared_error(problem, solution), 1e-10 * squared_target(problem)) / count
-                self.tail_weight = left / inside if inside > 0 else 0.0
-            else:
-                self.tail_weight = float(self.tail_penalty)
-            solution = solve(problem, self.ridge, tail, self.tail_weight * count)
+            head, tail = response_factors(layer, min(length, steps), TAIL_FACTOR * length)
+            tail_weight = self._tail_weight(problem, solution, head, Y.numel())
+            solution = solve(problem, self.ridge, tail, tail_weight * Y.numel())
+        self.intercept = write_weights(layer, solution)
         self.residual = squared_error(problem, solution) / max(float(Y.square().sum()), torch.finfo(torch.float64).tiny)
-        self.intercept = write_weights(self.layer, solution)
+        self.layer, self.tail_weight = layer, tail_weight
         return self
 
     def predict(self, U: Any, past: tuple[Any, Any] | None = None) -> Any:
@@ -148,14 +164,16 @@ class SpectralRegressor:
         u = self._inputs("U", U)
         state = None
         if past is not None:
-            before = sequence("past[0]", past[0]), sequence("past[1]", past[1])
-            state = self.layer.observe(before[0], before[1] - self.intercept)
+            before_u, before_y = self._inputs("past[0]", past[0]), self._outputs("past[1]", past[1])
+            if len(before_u) != len(u):
+                raise ValueError(f"past[0]: {len(before_u)} sequences; U has {len(u)}")
+            state = self.layer.observe(before_u, before_y - self.intercept)
         with torch.no_grad():
             return _like(U, self.layer(u, state)[0] + self.intercept)
 
     def predict_next(self, U: Any, Y: Any) -> Any:
         """Predictions of y_t from inputs up to t and true outputs up to t-1; shapes as in `predict`."""
-        u, y = self._inputs("U", U), sequence("Y", Y)
+        u, y = self._inputs("U", U), self._outputs("Y", Y)
         with torch.no_grad():
             return _like(U, self.layer.next_step(u, y - self.intercept) + self.intercept)
 
@@ -166,6 +184,13 @@ class SpectralRegressor:
         spread = (y - y.mean(0)).square().sum(0)
         return float((1 - (y - prediction).square().sum(0) / spread).mean())
 
+    def _tail_weight(self, problem: Problem, solution: Solution, head: Tensor, count: int) -> float:
+        if self.tail_penalty != "auto":
+            return float(self.tail_penalty)
+        inside = energy(head, solution)
+        left = max(squared_error(problem, solution), 1e-10 * squared_target(problem)) / count
+        return left / inside if inside > 0 else 0.0
+
     def _inputs(self, name: str, U: Any) -> Tensor:
         if not hasattr(self, "layer"):
             raise ValueError("SpectralRegressor: not fitted; call fit(U, Y) first")
@@ -174,16 +199,25 @@ class SpectralRegressor:
             raise ValueError(f"{name}: shape {tuple(u.shape)}; it must have {self.layer.d_in} channels last")
         return u
 
+    def _outputs(self, name: str, Y: Any) -> Tensor:
+        y = sequence(name, Y)
+        if y.shape[2] != self.layer.d_out:
+            raise ValueError(f"{name}: shape {tuple(y.shape)}; it must have {self.layer.d_out} channels last")
+        return y
+
     def _check_options(self) -> None:
         if self.objective not in ("rollout", "next"):
             raise ValueError(f"objective: {self.objective!r}; it must be 'rollout' or 'next'")
         if self.objective == "rollout" and self.autoregression == "learned":
             raise ValueError("objective: 'rollout' with autoregression='learned' is not convex; use objective='next'")
-        if not isinstance(self.ridge, (int, float)) or not self.ridge >= 0:
-            raise ValueError(f"ridge: {self.ridge!r}; it must be a number of at least 0")
-        number = isinstance(self.tail_penalty, (int, float)) and self.tail_penalty >= 0
-        if self.tail_penalty != "auto" and not number:
-            raise ValueError(f"tail_penalty: {self.tail_penalty!r}; it must be 'auto' or a number of at least 0")
+        if not _is_strength(self.ridge):
+            raise ValueError(f"ridge: {self.ridge!r}; it must be a finite number of at least 0")
+        if not (isinstance(self.tail_penalty, str) and self.tail_penalty == "auto") and not _is_strength(self.tail_penalty):
+            raise ValueError(f"tail_penalty: {self.tail_penalty!r}; it must be 'auto' or a finite number of at least 0")
+
+
+def _is_strength(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= float(value) < math.inf
 
 
 def _like(template: Any, result: Tensor) -> Any:

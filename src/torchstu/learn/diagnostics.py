@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchstu.layers.base import Mixer
 from torchstu.layers.stu import STU
+from torchstu.spectral.priors import positive_int
 
 
 def relative_error(prediction: Any, target: Any) -> float:
@@ -31,19 +32,19 @@ def relative_error(prediction: Any, target: Any) -> float:
 
 def impulse_response(layer: Mixer, length: int) -> Tensor:
     """h_i of a linear mixer, (length, D_out, D_in), by running it on one pulse an input."""
-    weight = next(layer.parameters())
+    length, weight = positive_int("length", length), next(layer.parameters())
     pulses = torch.zeros(layer.d_in, length, layer.d_in, dtype=weight.dtype, device=weight.device)
     pulses[:, 0] = torch.eye(layer.d_in, dtype=weight.dtype, device=weight.device)
     with torch.no_grad():
         return layer(pulses)[0].permute(1, 2, 0)
 
 
-def feedback_radius(layer: STU) -> float:
+def feedback_radius(layer: Mixer) -> float:
     """Spectral radius of a layer's y-term, design (6): above 1 its roll-out grows without bound; 0 without a y-term.
 
     The fixed y-term is an integrator at ±1; a learned one can leave the unit disk.
     """
-    if layer.M_y is None:
+    if not isinstance(layer, STU) or layer.M_y is None:
         return 0.0
     lags, width, _ = layer.M_y.shape
     companion = torch.zeros(lags * width, lags * width, dtype=torch.float64)

@@ -84,7 +84,9 @@ def fit_gradient(
     for name, value, positive in (("learning_rate", learning_rate, True), ("weight_decay", weight_decay, False)):
         if not math.isfinite(value) or value < 0 or (positive and value == 0):
             raise ValueError(f"{name}: {value}; it must be a finite number {'above' if positive else 'of at least'} 0")
-    weight = next(mixer.parameters())
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip: {clip}; it must be None or above 0")
+    weight, was_training = next(mixer.parameters()), mixer.training
     data = _dataset(mixer, U, Y, weight.dtype)
     generator = torch.Generator().manual_seed(seed)
     loader = DataLoader(data, batch_size=batch_size, shuffle=True, generator=generator)
@@ -114,7 +116,7 @@ def fit_gradient(
         start = time.perf_counter()
         trainer.fit(module, loader, held_out)
         module.history.seconds = time.perf_counter() - start
-    mixer.eval()
+    mixer.train(was_training)
     return module.history
 
 

@@ -128,6 +128,8 @@ def solve(problem: Problem, ridge: float, tail: Tensor | None, tail_weight: floa
         penalty[:, kernel] = torch.kron(tail.contiguous(), torch.eye(d_in, dtype=torch.float64)) * tail_weight**0.5
         rows.append(penalty)
     left = torch.cat(rows)
+    if not torch.isfinite(left).all() or not torch.isfinite(problem.Q).all():
+        raise ValueError("U, Y: values so large that their squares overflow; scale them")
     right = pad(problem.Q, (0, 0, 0, len(left) - len(problem.R)))
     norms = left.norm(dim=0).clamp(min=torch.finfo(torch.float64).tiny)
     solution = torch.linalg.lstsq(left / norms, right, rcond=1e-15, driver="gelsd").solution
@@ -144,12 +146,12 @@ def squared_target(problem: Problem) -> float:
     return float(problem.Q.square().sum()) + problem.rest
 
 
-def response_factors(layer: STU, length: int) -> tuple[Tensor, Tensor]:
-    """Triangular factors of the Gram matrices of the roll-out's impulse responses, inside 0..L and on L..16L."""
-    response = _basis(layer, TAIL_FACTOR * length)
+def response_factors(layer: STU, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    """Triangular factors of the Gram matrices of the roll-out's impulse responses, on 0..start and on start..stop."""
+    response = _basis(layer, stop)
     if layer.autoregression == "fixed":
         response = lag2_cumsum(response[None])[0]
-    return torch.linalg.qr(response[:length], mode="r").R, torch.linalg.qr(response[length:], mode="r").R
+    return torch.linalg.qr(response[:start], mode="r").R, torch.linalg.qr(response[start:], mode="r").R
 
 
 def energy(factor: Tensor, solution: Solution) -> float:

@@ -17,8 +17,10 @@ from safetensors.torch import load_file, save
 
 from torchstu.layers.base import Mixer
 from torchstu.layers.registry import MIXERS
+from torchstu.layers.spectral import SpectralMixer
 from torchstu.models.ssm import SpectralSSM
 from torchstu.spectral.filters import FilterBank
+from torchstu.spectral.priors import PRIORS
 
 MODELS: dict[str, type[Mixer]] = {**MIXERS, "SpectralSSM": SpectralSSM}
 FORMAT = 1
@@ -58,6 +60,7 @@ def save_model(folder: str | Path, model: Mixer, extra: dict[str, Any] | None = 
         FileExistsError: the folder exists.
         OSError: it cannot be written.
         TypeError: a model of a class that has no name here.
+        ValueError: a prior of the user's own that has no name in ``torchstu.spectral.priors.PRIORS``.
     """
     with new_folder(folder) as draft:
         write_model(draft, model, extra)
@@ -68,16 +71,27 @@ def write_model(folder: Path, model: Mixer, extra: dict[str, Any] | None = None)
     names = [name for name, kind in MODELS.items() if type(model) is kind]
     if not names:
         raise TypeError(f"model: {type(model).__name__}; it must be one of {list(MODELS)}")
+    for module in model.modules():
+        prior = module.bank.prior if isinstance(module, SpectralMixer) else None
+        if prior is not None and PRIORS.get(prior.name) != prior:
+            raise ValueError(f"prior: {prior.name!r} is not in torchstu.spectral.priors.PRIORS; add it there to save it")
+    config = dict(model.config)
+    if isinstance(config.get("mixer_options", {}).get("prior"), FilterBank):
+        config["mixer_options"] = config["mixer_options"] | {"prior": None}  # saved with the weights
     description = {
         "format": FORMAT,
         "model": names[0],
-        "config": model.config,
+        "config": config,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "extra": extra or {},
     }
     (folder / "model.json").write_text(json.dumps(description, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     (folder / "model.safetensors").write_bytes(save(tensors))
+
+
+def _stored_bank(tensors: dict[str, torch.Tensor], prefix: str) -> FilterBank:
+    return FilterBank(tensors[f"{prefix}bank_eigenvalues"].numpy(), tensors[f"{prefix}bank_filters"].numpy())
 
 
 def load_model(folder: str | Path) -> tuple[Mixer, dict[str, Any]]:
@@ -99,7 +113,9 @@ def load_model(folder: str | Path) -> tuple[Mixer, dict[str, Any]]:
             raise ValueError(f"format {description['format']}, this version reads {FORMAT}")
         tensors = load_file(folder / "model.safetensors")
         if config.get("prior", "") is None:
-            config["prior"] = FilterBank(tensors["bank_eigenvalues"].numpy(), tensors["bank_filters"].numpy())
+            config["prior"] = _stored_bank(tensors, "")
+        elif config.get("mixer_options", {}).get("prior", "") is None:
+            config["mixer_options"] = config["mixer_options"] | {"prior": _stored_bank(tensors, "blocks.0.mixer.")}
         model = kind(dtype=dtype, **config)
         model.load_state_dict(tensors)
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:

@@ -30,20 +30,21 @@ def cache_folder() -> Path:
 
 def load(key: str) -> dict[str, np.ndarray] | None:
     """The arrays stored under ``key``, or None if there are none that can be read."""
-    path = cache_folder() / f"{key}.npz"
     try:
+        path = cache_folder() / f"{key}.npz"
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        os.utime(path)  # recently used
     except Exception:  # absent, truncated, foreign, unreadable: all mean "compute it again"
         return None
+    with contextlib.suppress(OSError):
+        os.utime(path)  # recently used
     return arrays
 
 
 def store(key: str, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays under ``key``; a cache that cannot be written is no error."""
-    folder = cache_folder()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: no home directory
+        folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{uuid.uuid4().hex}", suffix=".tmp", dir=folder)
         try:

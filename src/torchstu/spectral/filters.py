@@ -140,6 +140,8 @@ def resolve_bank(prior: str | Prior | FilterBank, length: int, count: int) -> Fi
         ValueError: a bank whose length or count differs from what is asked.
     """
     if not isinstance(prior, FilterBank):
+        if count > length:
+            raise ValueError(f"num_filters: {count}; it must be at most length={length}")
         return filter_bank(length, count, prior)
     if (prior.length, prior.count) != (length, count):
         raise ValueError(
@@ -161,6 +163,19 @@ class _Decomposition:
     parity: np.ndarray  # (R,) 0 for even or no parity, 1 for odd
     stride: int
     length: int
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether shapes fit each other and all values are finite: a file may hold anything."""
+        order, rows = (
+            self.singular_values.size,
+            max(len(_parity_grid(self.length, i, self.stride).times) for i in range(self.stride)),
+        )
+        expected = {"singular_values": (order,), "right": (self.nodes.size, order), "first_row": (order,), "parity": (order,)}
+        expected |= {"left": (rows, order), "nodes": (self.stride * len(eigenvalue_nodes(self.length)[0]),)}
+        return order > 0 and all(
+            getattr(self, name).shape == shape and np.isfinite(getattr(self, name)).all() for name, shape in expected.items()
+        )
 
     @property
     def reliable(self) -> int:
@@ -194,13 +209,15 @@ def _parity_grid(length: int, offset: int, stride: int) -> TimeGrid:
 
 @lru_cache(maxsize=32)
 def _decompose(prior: Prior, length: int) -> _Decomposition:
-    if PRIORS.get(prior.name) is not prior:  # a user's own measure: its name says nothing about it
+    if PRIORS.get(prior.name) != prior:  # a user's own measure: its name says nothing about it
         return _decompose_anew(prior, length)
     key = f"filters-v{_CACHE_VERSION}-{prior.name}-{length}"
     names = set(_Decomposition.__dataclass_fields__) - {"stride", "length"}
     stored = cache.load(key)
     if stored is not None and set(stored) == names:
-        return _Decomposition(**stored, stride=2 if prior.symmetric else 1, length=length)
+        parts = _Decomposition(**stored, stride=2 if prior.symmetric else 1, length=length)
+        if parts.is_sound:
+            return parts
     parts = _decompose_anew(prior, length)
     cache.store(key, {name: getattr(parts, name) for name in names})
     return parts

@@ -82,9 +82,10 @@ class LDS:
         batch, steps, _ = u.shape
         x = torch.zeros(batch, self.state_dim, dtype=u.dtype)
         if x0 is not None:
-            if torch.as_tensor(x0).shape not in ((self.state_dim,), x.shape):
+            x0 = torch.as_tensor(x0)
+            if x0.shape not in ((self.state_dim,), x.shape):
                 raise ValueError(f"x0: shape {tuple(x0.shape)}; it must be ({self.state_dim},) or {tuple(x.shape)}")
-            x = x + torch.as_tensor(x0).double()
+            x = x + x0.double()
         drive = u @ self.B.T
         if process_noise:
             drive = drive + process_noise * torch.randn(drive.shape, generator=generator, dtype=u.dtype)
@@ -100,7 +101,7 @@ class LDS:
     def impulse_response(self, length: int) -> Tensor:
         """h_i = C A^i B + [i = 0] D, i = 0..length-1, (length, D_out, D_in): y_t = Σ_i h_i u_{t-i}."""
         length = positive_int("length", length)
-        pulses = torch.eye(self.d_in, dtype=torch.float64)[:, None, :].repeat(1, 1, 1)  # a batch of one pulse an input
+        pulses = torch.eye(self.d_in, dtype=torch.float64)[:, None, :]  # a batch of one pulse an input
         u = torch.nn.functional.pad(pulses, (0, 0, 0, length - 1))
         return self.simulate(u).permute(1, 2, 0).contiguous()
 

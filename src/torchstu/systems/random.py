@@ -69,6 +69,8 @@ def random_lds(
         if spectrum not in SPECTRA:
             raise ValueError(f"spectrum: {spectrum!r}; it must be one of {list(SPECTRA)} or one of their classes")
         spectrum = SPECTRA[spectrum]
+    if not isinstance(spectrum, Spectrum):
+        raise TypeError(f"spectrum: {type(spectrum).__name__}; it must be one of {list(SPECTRA)} or one of their classes")
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
