@@ -38,6 +38,19 @@ def test_numeric_times_byte_order_mark_and_quotes(tmp_path):
     np.testing.assert_array_equal(table.time, [0.5, 1.5])
 
 
+@pytest.mark.parametrize("name", ["d.csv", "d.parquet"])
+def test_blanks_around_names_and_columns_without_one(tmp_path, name):
+    path = tmp_path / name
+    frame = pd.DataFrame([[0, 1.0, 2.0, None], [1, 3.0, 4.0, None]], columns=["", " a ", "y ", " "])
+    if name.endswith("csv"):
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_parquet(path)
+    np.testing.assert_array_equal(read_table(path, ["y", "a"]).values, [[2, 1], [4, 3]])
+    with pytest.raises(DataError, match="no column ''"):
+        read_table(path, [""])
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -47,7 +60,9 @@ def test_numeric_times_byte_order_mark_and_quotes(tmp_path):
         ("t,a,y\n1,1,1\n2,inf,1\n", ["column 'a', row 2", "inf"]),
         ("t,a,y\n1,1,1\n2,warm,1\n", ["column 'a', row 2", "'warm'", "number"]),
         ("t,a,a,y\n1,1,1,1\n2,1,1,1\n", ["'a'", "twice"]),
-        ("t,a,,y\n1,1,1,1\n2,1,1,1\n", ["column 3", "no name"]),
+        ("t,,b,y,\n1,1,1,1,\n2,1,1,1,\n", ["no column 'a'", "without a name"]),
+        ("t;a;y\n1;1;1\n2;1;1\n", ["no column 'a'", "';'", "must be a comma"]),
+        ("t\ta\ty\n1\t1\t1\n2\t1\t1\n", ["no column 'a'", "a tab", "must be a comma"]),
         ("t,b,y\n1,1,1\n2,1,1\n", ["no column 'a'", "t, b, y"]),
         ("", ["empty"]),
         ("t,a,y\n", ["no rows"]),
@@ -126,4 +141,6 @@ def test_scaler_round_trip_and_constant_channel():
     np.testing.assert_allclose(scaled[:, 0].std(), 1)
     np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-12)
     assert scaler.std[1] == 1
+    with pytest.raises(ValueError, match="inputs column 2: values too large"):
+        Scaler.fit(values * [1, 1e308], "inputs")
     np.testing.assert_allclose(scaler.inverse(scaled), values)

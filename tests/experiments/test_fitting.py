@@ -78,6 +78,23 @@ def test_another_kind_of_folder_is_refused(result, tmp_path):
         load_series_model(tmp_path / "m")
 
 
+def test_facts_that_do_not_fit_are_refused(result, tmp_path):
+    series = result.extra()["series"]
+    bad = [
+        result.extra() | {"settings": None},
+        result.extra() | {"series": series | {"inputs": ["a"]}},
+        result.extra() | {"series": series | {"outputs": [1]}},
+        result.extra() | {"series": series | {"input_scaler": {"mean": [0.0], "std": [1.0]}}},
+        result.extra() | {"series": series | {"output_scaler": []}},
+        result.extra() | {"series": series | {"intercept": [0.0, 0.0]}},
+        [],
+    ]
+    for i, extra in enumerate(bad):
+        save_model(tmp_path / f"m{i}", result.model.regressor.layer, extra)
+        with pytest.raises(ValueError, match=f"m{i}: holds no model of `torchstu fit`"):
+            load_series_model(tmp_path / f"m{i}")
+
+
 @pytest.mark.parametrize("term", ["none", "fixed", "learned"])
 def test_the_y_term_can_be_chosen(recording, term):
     fitted = fit_series(*recording, autoregression=term, **FAST)
@@ -106,6 +123,7 @@ def test_divergence_is_inf_and_null():
     assert error_about_mean(np.full((4, 1), np.nan), target) == np.inf
     assert error_about_mean(np.full((4, 1), 1e200), target) == np.inf
     assert error_about_mean(np.full((4, 1), 1.5), target) == 1
+    assert error_about_mean(np.full((4, 1), 1.5e200), 1e200 * target) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +131,10 @@ def test_divergence_is_inf_and_null():
     [
         ({"length": 0}, "length: 0"),
         ({"num_filters": 0}, "num_filters: 0"),
-        ({"num_filters": 65}, "65 filters of length 64"),
+        ({"num_filters": 65}, "num_filters: 65"),
+        ({"length": 351}, "length: 351; it must be at most the 350 training rows"),
+        ({"seed": -1}, "seed: -1"),
+        ({"seed": 2**32}, "seed: 4294967296"),
         ({"num_filters": 300}, "500 rows; 300 filters need at least"),
         ({"method": "magic"}, "method: 'magic'"),
         ({"autoregression": "some"}, "autoregression: 'some'"),
@@ -131,7 +152,28 @@ def test_bad_data(recording):
     u, y = recording
     with pytest.raises(ValueError, match="outputs: 10 rows"):
         fit_series(u, y[:10], **FAST)
-    constant = y.copy()
-    constant[350:] = 1
-    with pytest.raises(ValueError, match="constant"):
-        fit_series(u, constant, **FAST)
+    for rows, says in [(slice(425, 500), "rows 426 to 500.* test"), (slice(350, 425), "rows 351 to 425.* validation")]:
+        constant = np.hstack([y, y])
+        constant[rows, 1] = 1
+        with pytest.raises(ValueError, match=f"outputs: 'z' is constant over {says}"):
+            fit_series(u, constant, output_names=("y", "z"), **FAST)
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_that_float64_cannot_square(recording):
+    u, y = recording
+    late = u.copy()
+    late[-1, 1] = 1e200
+    for inputs, outputs, says in [(u, 1e200 * y, "outputs column 1"), (late, y, "inputs column 2")]:
+        with pytest.raises(ValueError, match=f"{says}: values too large"):
+            fit_series(inputs, outputs, **FAST)
+
+
+@pytest.mark.parametrize("rows", [20, 25, 30])
+def test_few_rows_do(recording, rows):
+    u, y = recording
+    fitted = fit_series(u[:rows], y[:rows], progress=False)
+    assert np.isfinite(fitted.rollout).all()
+    for few in (1, 12, 18):
+        with pytest.raises(ValueError, match=f"data: {few} rows; there must be at least 20"):
+            fit_series(u[:few], y[:few])

@@ -36,11 +36,11 @@ def test_autoregression_rolls_out_as_the_loop_does():
     known = list(y)
     for _ in range(10):
         known.append(c + sum(known[-i] @ W[i - 1] for i in range(1, 4)))
-    np.testing.assert_allclose(model.predict(np.zeros((10, 1)), past=(y, y)), known[-10:])
+    np.testing.assert_allclose(model.predict(np.zeros((10, 2)), past=(y, y)), known[-10:])
     following = np.array([c + sum(y[t - i] @ W[i - 1] for i in range(1, 4)) for t in range(3, 20)])
     np.testing.assert_allclose(model.predict_next(y, y)[3:20], following)
-    np.testing.assert_allclose(model.predict(np.zeros((4, 1)))[0], c)
-    short = model.predict(np.zeros((4, 1)), past=(y[:1], y[:1]))
+    np.testing.assert_allclose(model.predict(np.zeros((4, 2)))[0], c)
+    short = model.predict(np.zeros((4, 2)), past=(y[:1], y[:1]))
     np.testing.assert_allclose(short[0], c + y[0] @ W[0])
 
 
@@ -95,3 +95,22 @@ def test_bad_options_and_shapes():
         PlainAutoregression(12).fit(LINE, LINE)
     with pytest.raises(ValueError, match="Y: shape"):
         Persistence().fit(LINE, LINE[:5])
+
+
+@pytest.mark.parametrize("make", [Persistence, lambda: PlainAutoregression(2), lambda: LaggedRegression(2)])
+def test_shapes_are_checked_by_name(make):
+    u, y = np.ones((9, 2)), np.arange(9.0)[:, None]
+    with pytest.raises(ValueError, match="not fitted"):
+        make().predict(u)
+    model = make().fit(u, y)
+    for says, call in {
+        r"^U: .* 2 channels": lambda: model.predict(y),
+        r"^Y: .* 1 channels": lambda: model.predict_next(u, u),
+        r"^Y: .* steps": lambda: model.predict_next(u, y[:4]),
+        r"^past\[0\]: .* 2 channels": lambda: model.predict(u, past=(y, y)),
+        r"^past\[1\]: .* 1 channels": lambda: model.predict(u, past=(u, u)),
+        r"^past\[1\]: .* steps": lambda: model.predict(u, past=(u, y[:4])),
+        r"^past\[0\]: 3 sequences": lambda: model.predict(u, past=(np.stack([u] * 3), np.stack([y] * 3))),
+    }.items():
+        with pytest.raises(ValueError, match=says):
+            call()

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from torchstu.cli.outputs import check_writable
+from torchstu.cli.outputs import check_file
 
 if TYPE_CHECKING:
     from torchstu.report.figures import Panel
@@ -41,9 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{cache_folder()}: {clear() / 2**20:.1f} MB freed")
         return
     if arguments.output is not None:
-        if not arguments.output.lower().endswith((".svg", ".html")):
-            raise ValueError(f"--output: {arguments.output!r}; it must end in .svg or .html")
-        check_writable(arguments.output)
+        check_file(arguments.output, ".svg", ".html")
     from torchstu.report.page import format_table
     from torchstu.spectral.filters import filter_bank
 

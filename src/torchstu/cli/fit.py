@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,9 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", metavar="DATA", help="CSV (.csv, .csv.gz) or Parquet file with a header, rows in time order")
-    parser.add_argument("--inputs", metavar="A,B", required=True, help="names of the input columns")
+    parser.add_argument(
+        "--inputs", metavar="A,B", required=True, help="names of the input columns; quoted as in CSV if with a comma"
+    )
     parser.add_argument("--outputs", metavar="Y", required=True, help="names of the output columns")
     parser.add_argument("--output", metavar="FOLDER", required=True, help="new folder for model and report")
     parser.add_argument("--time", metavar="COLUMN", help="column of times; it is checked to increase")
@@ -102,11 +105,12 @@ def error_table(result: FitResult) -> Table:
 
 def report_sections(result: FitResult, time_name: str | None, time: Any) -> list[Section]:
     """The report of a fit: errors, pictures of the test rows, the response, what was tried."""
+    from torchstu.experiments.candidates import in_words
     from torchstu.learn.diagnostics import feedback_radius
     from torchstu.report.page import Section, Table
 
     tried = Table(("model", "one step ahead", "roll-out", "settings"), result.validation)
-    facts = [(name, str(value)) for name, value in result.settings.items() if name != "rows"]
+    facts = [(name, in_words(value)) for name, value in result.settings.items() if name != "rows"]
     if result.model.regressor.layer.M_y is not None:
         facts.append(
             ("spectral radius of the y-term (above 1 a roll-out grows)", f"{feedback_radius(result.model.regressor.layer):.6f}")
@@ -143,7 +147,7 @@ def _pictures(result: FitResult, xlabel: str, time: Any) -> list[Section]:
         measured, rollout, one_step = (a[:, i] for a in (result.target, result.rollout, result.one_step))
         whole = {"measured": (x, measured), "roll-out": (x, _drawable(rollout))}
         near = {"measured": (x[close], measured[close]), "roll-out": (x[close], _drawable(rollout)[close])}
-        near["one step ahead"] = (x[close], one_step[close])
+        (near if len(x) > close.stop else whole)["one step ahead"] = (x[close], one_step[close])
         sections.append(Section(f"{name}, the test rows", **figure_or_note(series=whole, xlabel=xlabel, ylabel=name)))
         if len(x) > close.stop:
             title = f"{name}, the first {close.stop} test rows"
@@ -168,7 +172,13 @@ def _drawable(values: Any) -> Any:
 
 
 def _names(option: str, value: str) -> list[str]:
-    names = [name.strip() for name in value.split(",")]
-    if not all(names):
+    try:
+        names = [name.strip() for name in next(csv.reader([value], skipinitialspace=True, strict=True), [])]
+    except csv.Error:
+        names = []
+    if not names or not all(names):
         raise ValueError(f"{option}: {value!r}; it must be column names with commas between, such as a,b")
+    for position, name in enumerate(names):
+        if names.index(name) != position:
+            raise ValueError(f"{option}: {value!r}; column {name!r} is there twice")
     return names

@@ -52,13 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output has gone; Python must not complain at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, TypeError, OSError, MissingExtraError) as error:
+    except (ValueError, TypeError, OSError, MemoryError, RuntimeError, OverflowError, MissingExtraError) as error:
         sys.stderr.write(f"torchstu: error: {_one_line(error)}\n")
         return 2
     return 0
 
 
 def _one_line(error: BaseException) -> str:
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error)):
+        return f"not enough memory ({first_line}); take a smaller --length or fewer filters"
+    if isinstance(error, RuntimeError):  # PyTorch's go on for lines
+        return first_line
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

@@ -10,31 +10,43 @@ def check_new(path: str) -> Path:
     """A path that does not exist and can be made.
 
     Raises:
+        ValueError: an empty name.
         FileExistsError: something is there.
         OSError: it cannot be written there.
     """
+    if not path:
+        raise ValueError("--output: '' is no name; give a folder that does not exist")
     target = Path(path)
     if target.exists() or target.is_symlink():
         raise FileExistsError(f"{path}: exists already; give a folder that does not")
-    check_writable(path)
+    folder = target.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    _check_folder(path, folder)
     return target
 
 
-def check_writable(path: str) -> Path:
-    """A path whose nearest existing folder takes new files.
+def check_file(path: str, *suffixes: str) -> None:
+    """A file that can be written, or written over.
 
     Raises:
-        OSError: it does not.
+        ValueError: another suffix.
+        OSError: it cannot be written there; its folder must exist.
     """
+    if not path.lower().endswith(suffixes):
+        raise ValueError(f"--output: {path!r}; it must end in {' or '.join(suffixes)}")
     target = Path(path)
     if target.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; it must be a file")
     folder = target.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{path}: cannot be written, there is no folder {folder}")
+    _check_folder(path, folder)
+
+
+def _check_folder(path: str, folder: Path) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix=".torchstu.", dir=folder):
             pass
     except OSError as error:
         raise OSError(f"{path}: cannot be written, {folder} takes no new files ({error.strerror})") from error
-    return target

@@ -25,6 +25,20 @@ class DataError(ValueError):
     """A data file that cannot be used; the message is one line and names the file."""
 
 
+class MissingValueError(DataError):
+    """A column that has a missing value.
+
+    Attributes:
+        column: its name.
+    """
+
+    def __init__(self, path: Path, column: str, row: int) -> None:
+        super().__init__(
+            f"{path}: column {column!r}, row {row + 1}: a missing value (empty or NaN); it must be a finite number"
+        )
+        self.column = column
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """Columns of numbers, in time order.
@@ -52,7 +66,7 @@ class Table:
 
 
 def column_names(path: str | Path) -> list[str]:
-    """The header of a CSV (also .csv.gz) or Parquet file.
+    """The header of a CSV (also .csv.gz) or Parquet file, without blanks around the names; a column may have an empty name.
 
     Raises:
         DataError: no such file, not readable as what its suffix says, empty, or a name twice in the header.
@@ -60,11 +74,9 @@ def column_names(path: str | Path) -> list[str]:
     """
     path = Path(path)
     _check_path(path)
-    names = _parquet_names(path) if _is_parquet(path) else _csv_names(path)
+    names = [name.strip() for name in (_parquet_names(path) if _is_parquet(path) else _csv_names(path))]
     for position, name in enumerate(names):
-        if not name.strip():
-            raise DataError(f"{path}: column {position + 1} of the header has no name; every column must have one")
-        if names.index(name) != position:
+        if name and names.index(name) != position:
             raise DataError(f"{path}: column {name!r} is twice in the header; names must differ")
     return names
 
@@ -80,6 +92,7 @@ def read_table(path: str | Path, columns: Sequence[str], time: str | None = None
         time: a column of times (ISO 8601 or numbers) that must increase from row to row; None reads none.
 
     Raises:
+        MissingValueError: a column has a missing value.
         DataError: the file cannot be read, has fewer than two rows, lacks a column, or holds a value that is no finite number;
             rows in the message count from 1, without the header.
         MissingExtraError: without the extra ``cli``.
@@ -92,9 +105,11 @@ def read_table(path: str | Path, columns: Sequence[str], time: str | None = None
             raise DataError(f"{path}: column {column!r} is asked for twice; an input cannot be an output too")
     wanted = [*columns, *([time] if time is not None and time not in columns else [])]
     for column in wanted:
-        if column not in names:
-            raise DataError(f"{path}: no column {column!r}; there are {', '.join(names)}")
-    frame = _read_parquet(path, wanted) if _is_parquet(path) else _read_csv(path, wanted)
+        if not column or column not in names:
+            raise DataError(f"{path}: no column {column!r}; {_what_there_is(names)}")
+    positions = [names.index(column) for column in wanted]
+    frame = _read_parquet(path, positions) if _is_parquet(path) else _read_csv(path, positions)
+    frame.columns = wanted
     if len(frame) < 2:
         raise DataError(f"{path}: {'one row' if len(frame) else 'no rows'} below the header; there must be at least 2")
     values = np.column_stack([_numbers(path, column, frame[column]) for column in columns])
@@ -110,6 +125,13 @@ def weather() -> Table:
     header, *rows = csv.reader(io.StringIO(gzip.decompress(packed).decode()))
     time = np.array([row[0] for row in rows], dtype="datetime64[m]")
     return Table(tuple(header[1:]), np.array([row[1:] for row in rows], dtype=np.float64), time)
+
+
+def _what_there_is(names: list[str]) -> str:
+    for separator, words in ((";", "';'"), ("\t", "a tab")):
+        if len(names) == 1 and separator in names[0]:
+            return f"the header is one name with {words} in it, which may be the separator; it must be a comma"
+    return f"there are {', '.join(name or '(one without a name)' for name in names)}"
 
 
 def _is_parquet(path: Path) -> bool:
@@ -155,14 +177,14 @@ def _unreadable_csv(path: Path, error: Exception) -> DataError:
     return DataError(f"{path}: is no readable CSV file ({reason})")
 
 
-def _read_csv(path: Path, columns: list[str]) -> Any:
+def _read_csv(path: Path, positions: list[int]) -> Any:
     """A data frame of strings."""
     pandas = require("cli", "pandas")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pandas.errors.ParserWarning)  # rows longer than the header
             frame = pandas.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
-            return frame[columns]
+            return frame.iloc[:, positions]
     except pandas.errors.ParserWarning as error:
         raise DataError(f"{path}: rows have more values than the header has names") from error
     except (ValueError, csv.Error, EOFError, OSError, zlib.error) as error:  # pandas' parser errors are ValueErrors
@@ -177,11 +199,12 @@ def _parquet_names(path: Path) -> list[str]:
         raise DataError(f"{path}: is no readable Parquet file ({str(error).splitlines()[0]})") from error
 
 
-def _read_parquet(path: Path, columns: list[str]) -> Any:
+def _read_parquet(path: Path, positions: list[int]) -> Any:
     parquet = require("cli", "pyarrow.parquet")
     require("cli", "pandas")
+    names = _parquet_names(path)
     try:
-        return parquet.read_table(path, columns=columns).to_pandas(ignore_metadata=True)
+        return parquet.read_table(path, columns=[names[i] for i in positions]).to_pandas(ignore_metadata=True)
     except (ValueError, OSError, NotImplementedError) as error:
         raise DataError(f"{path}: is no readable Parquet file ({str(error).splitlines()[0]})") from error
 
@@ -196,17 +219,17 @@ def _numbers(path: Path, column: str, cells: Any) -> np.ndarray:
     values = pandas.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
-        row = bad[0]
-        written = f"{cells.iloc[row]!r}" if not number_type or np.isinf(values[row]) else "a missing value (NaN)"
-        raise DataError(f"{path}: column {column!r}, row {row + 1}: {written}; it must be a finite number")
+        row = int(bad[0])
+        if number_type and np.isnan(values[row]):
+            raise MissingValueError(path, column, row)
+        raise DataError(f"{path}: column {column!r}, row {row + 1}: {cells.iloc[row]!r}; it must be a finite number")
     return values
 
 
 def _refuse_missing(path: Path, column: str, cells: Any) -> None:
     missing = (cells.isna() | cells.astype(str).str.strip().str.lower().isin(_MISSING)).to_numpy()
     if missing.any():
-        row = int(missing.argmax())
-        raise DataError(f"{path}: column {column!r}, row {row + 1}: a missing value (empty or NaN); it must be a finite number")
+        raise MissingValueError(path, column, int(missing.argmax()))
 
 
 def _times(path: Path, column: str, cells: Any) -> np.ndarray:

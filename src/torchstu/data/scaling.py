@@ -20,9 +20,17 @@ class Scaler:
     std: np.ndarray
 
     @classmethod
-    def fit(cls, values: np.ndarray) -> Scaler:
-        """The scaler of rows (L, D): pass the training rows only."""
-        mean, std = values.mean(axis=0), values.std(axis=0)
+    def fit(cls, values: np.ndarray, name: str = "values") -> Scaler:
+        """The scaler of rows (L, D): pass the training rows only.
+
+        Raises:
+            ValueError: squares that float64 cannot hold; ``name`` and the number of the column, from 1, are in the message.
+        """
+        with np.errstate(all="ignore"):
+            mean, std = values.mean(axis=0), values.std(axis=0)
+        overflown = np.flatnonzero(~np.isfinite(mean + std))
+        if len(overflown):
+            raise ValueError(f"{name} column {overflown[0] + 1}: values too large; take another unit, such as thousands")
         return cls(mean, np.where(std > 1e-12 * np.abs(mean), std, 1.0))
 
     def transform(self, values: np.ndarray) -> np.ndarray:

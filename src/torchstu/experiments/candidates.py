@@ -38,10 +38,14 @@ class Candidate(NamedTuple):
     @property
     def label(self) -> str:
         """The settings in words."""
-        words = {name: "none" if value is None else value for name, value in self.settings.items()}
-        return ", ".join(
-            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in words.items()
-        )
+        return ", ".join(f"{name} {in_words(value)}" for name, value in self.settings.items())
+
+
+def in_words(value: Any) -> str:
+    """A setting as the tables show it."""
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def closed_form_candidates(y_terms: Iterable[Autoregression | None], sizes: Sequence[tuple[int, int]]) -> list[Candidate]:
@@ -72,7 +76,7 @@ class _GradientRegressor(SpectralRegressor):
         self.steps, self.seed, self.learning_rate = steps, seed, learning_rate
 
     def fit(self, U: Any, Y: Any, *, warmup: int = 0) -> SpectralRegressor:
-        u, y = sequence("U", U), sequence("Y", Y)
+        u, y = (sequence(name, values)[:, warmup:] for name, values in (("U", U), ("Y", Y)))
         length = self.length or u.shape[1]
         self.layer = STU(
             u.shape[2],

@@ -10,7 +10,7 @@ import numpy as np
 
 from torchstu.data.scaling import Scaler
 from torchstu.experiments.candidates import Y_TERMS, Candidate, baselines, closed_form_candidates, gradient_candidates
-from torchstu.experiments.series import ErrorRow, FitResult, SeriesModel, error_about_mean
+from torchstu.experiments.series import ErrorRow, FitResult, SeriesModel, constant_columns, error_about_mean
 from torchstu.extras import MissingExtraError, require
 from torchstu.learn.least_squares import sequence
 from torchstu.spectral.filters import filter_bank
@@ -50,28 +50,31 @@ def fit_series(
         inputs, outputs: (L, D_in) and (L, D_out), rows in time order.
         input_names, output_names: of the columns.
         method: "closed-form" or "gradient".
-        length: the memory; None means a quarter of the training rows, at most 2048 (and shares of it for fewer filters).
-        num_filters: K; None chooses among 8, 16 and 24 with memories of a quarter, a half and the whole of the length.
+        length: the memory, at most the training rows; None means a quarter of them, at most 2048 (or shares of that).
+        num_filters: K; None chooses among 8, 16 and 24 with memories of a quarter, a half and the whole of the length (fewer
+            where the memory is too short for 8).
         autoregression: "auto" chooses among "fixed", "learned" and "none".
         validation, test: shares of the rows, in (0, 1); twice the first and the second together at most 0.9.
         steps: optimizer steps of a gradient fit.
-        seed: of the gradient fit.
+        seed: of the gradient fit, from 0 to 2^32 - 1.
         others: further models for the table, name to candidates, tuned alike; their data are scaled.
         progress: whether a progress bar is drawn.
 
     Raises:
-        ValueError: options out of range, too few rows, values not finite, outputs constant where errors are measured.
+        ValueError: options out of range, too few rows, values not finite or too large to square, outputs constant where errors
+            are measured.
         TypeError: values that are not numbers.
         MissingExtraError: ``method="gradient"`` without the extra ``train``.
     """
     u, y = sequence("inputs", inputs)[0].numpy(), sequence("outputs", outputs)[0].numpy()
     if len(u) != len(y):
         raise ValueError(f"outputs: {len(y)} rows; inputs have {len(u)}")
-    steps = positive_int("steps", steps)
+    steps, seed = positive_int("steps", steps), positive_int("seed", seed, minimum=0)
+    if seed >= 2**32:
+        raise ValueError(f"seed: {seed}; it must be at most {2**32 - 1}")
     _check_options(method, autoregression, validation, test)
-    train_stop, test_start = _split(
-        len(u), validation, test, 8 if num_filters is None else positive_int("num_filters", num_filters)
-    )
+    num_filters = None if num_filters is None else positive_int("num_filters", num_filters)
+    train_stop, test_start = _split(len(u), validation, test, num_filters)
     sizes = _sizes(num_filters, length, train_stop)
     if method == "gradient":
         candidates = gradient_candidates(Y_TERMS[autoregression], sizes[-1], steps, seed)
@@ -79,8 +82,11 @@ def fit_series(
         candidates = closed_form_candidates(Y_TERMS[autoregression], sizes)
     names = _names("input", input_names, u.shape[1]), _names("output", output_names, y.shape[1])
     origins = (2 * train_stop - test_start, train_stop)
-    scalers = Scaler.fit(u[: origins[0]]), Scaler.fit(y[: origins[0]])
+    for name, values in (("inputs", u), ("outputs", y)):
+        Scaler.fit(values, name)  # refuses what is too large in later rows too
+    scalers = Scaler.fit(u[: origins[0]], "inputs"), Scaler.fit(y[: origins[0]], "outputs")
     u, y = scalers[0].transform(u), scalers[1].transform(y)
+    _check_outputs(y, names[1], {"validation": (*origins, test_start), "test": (test_start, len(y))})
     families = {"STU": candidates, **(others or {}), **baselines(train_stop)}
     rows, tried, chosen, stu = _compare(families, u, y, (*origins, test_start), progress)
     parts = {"training": train_stop, "validation": test_start - train_stop, "test": len(u) - test_start}
@@ -150,12 +156,25 @@ def _check_options(method: str, autoregression: str, validation: float, test: fl
         )
 
 
-def _split(rows: int, validation: float, test: float, num_filters: int) -> tuple[int, int]:
-    """Where training and validation end."""
+def _check_outputs(y: np.ndarray, names: Sequence[str], parts: dict[str, tuple[int, ...]]) -> None:
+    """Refuse outputs that do not vary where errors are measured; a part is one or more blocks, by their limits."""
+    for part, limits in parts.items():
+        for start, stop in pairwise(limits):
+            for name, constant in zip(names, constant_columns(y[start:stop]), strict=True):
+                if constant:
+                    where = f"rows {start + 1} to {stop}, on which {part} errors are measured"
+                    raise ValueError(f"outputs: {name!r} is constant over {where}; it must vary there")
+
+
+def _split(rows: int, validation: float, test: float, num_filters: int | None) -> tuple[int, int]:
+    """Where training and validation end; blocks have at least 3 rows, and the rows before them two for every filter."""
+    fewest = 4 if num_filters is None else num_filters
     train_stop, test_start = round(rows * (1 - validation - test)), round(rows * (1 - test))
     first = 2 * train_stop - test_start
-    if first < 2 * num_filters or test_start - train_stop < 2 or rows - test_start < 2:
-        needed = int(np.ceil(max(2 * num_filters / (1 - 2 * validation - test), 3 / min(validation, test))))
+    if first < 2 * fewest or min(test_start - train_stop, rows - test_start) < 3:
+        needed = int(np.ceil(max(2 * fewest / (1 - 2 * validation - test), 3 / min(validation, test))))
+        if num_filters is None:
+            raise ValueError(f"data: {rows} rows; there must be at least {needed}")
         raise ValueError(f"data: {rows} rows; {num_filters} filters need at least {needed} (or take fewer filters)")
     return train_stop, test_start
 
@@ -163,6 +182,8 @@ def _split(rows: int, validation: float, test: float, num_filters: int) -> tuple
 def _sizes(num_filters: int | None, length: int | None, train_rows: int) -> list[tuple[int, int]]:
     """The sizes (K, L) to try, largest last."""
     longest = min(2048, train_rows // 4) if length is None else positive_int("length", length)
+    if longest > train_rows:
+        raise ValueError(f"length: {longest}; it must be at most the {train_rows} training rows")
     if num_filters is not None:
         return [(num_filters, max(num_filters, longest) if length is None else longest)]
     sizes = [(8, longest // 4), (16, longest // 2), (24, longest)] if length is None else [(k, longest) for k in (8, 16, 24)]

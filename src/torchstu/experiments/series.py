@@ -98,7 +98,7 @@ def load_series_model(folder: str | Path) -> tuple[SeriesModel, dict[str, Any]]:
     """The model that ``torchstu fit`` wrote, and its settings.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_model`; also a folder of another kind of model.
+        FileNotFoundError, ValueError: as `load_model`; also a folder of another kind of model, or parts that do not fit.
     """
     layer, extra = load_model(folder)
     try:
@@ -108,8 +108,18 @@ def load_series_model(folder: str | Path) -> tuple[SeriesModel, dict[str, Any]]:
         regressor = SpectralRegressor()
         regressor.layer, regressor.intercept = layer, torch.tensor(stored["intercept"], dtype=torch.float64)
         scalers = Scaler.from_dict(stored["input_scaler"]), Scaler.from_dict(stored["output_scaler"])
-        return SeriesModel(regressor, tuple(stored["inputs"]), tuple(stored["outputs"]), *scalers), extra["settings"]
-    except (KeyError, TypeError, ValueError) as error:
+        names, settings = (tuple(stored["inputs"]), tuple(stored["outputs"])), extra["settings"]
+        for kind, width, own, scaler in zip(("input", "output"), (layer.d_in, layer.d_out), names, scalers, strict=True):
+            if len(own) != width or not all(isinstance(name, str) for name in own):
+                raise ValueError(f"{kind}s {list(own)}; the layer has {width}")
+            if not scaler.mean.shape == scaler.std.shape == (width,) or not np.all(scaler.std > 0):
+                raise ValueError(f"{kind}_scaler: it must have {width} means and positive deviations")
+        if regressor.intercept.shape != (layer.d_out,):
+            raise ValueError(f"intercept: shape {tuple(regressor.intercept.shape)}; it must be ({layer.d_out},)")
+        if not isinstance(settings, dict) or not isinstance(settings.get("time"), str | None):
+            raise TypeError("settings: no dictionary, or a time that is no name")
+        return SeriesModel(regressor, *names, *scalers), settings
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{folder}: holds no model of `torchstu fit` ({type(error).__name__}: {error})") from error
 
 
@@ -119,9 +129,15 @@ def error_about_mean(prediction: np.ndarray, target: np.ndarray) -> float:
     Raises:
         ValueError: a target that is constant.
     """
-    spread = np.mean((target - target.mean(axis=0)) ** 2)
-    if not spread > 1e-20 * np.mean(target**2):
+    if constant_columns(target).all():
         raise ValueError(f"outputs: constant over {len(target)} rows that errors are measured on; they must vary there")
+    unit = np.abs(target).max()  # squares of what float64 holds may be more than it holds
     with np.errstate(all="ignore"):
-        error = float(np.mean((prediction - target) ** 2) / spread)
+        prediction, target = prediction / unit, target / unit
+        error = float(np.mean((prediction - target) ** 2) / np.mean((target - target.mean(axis=0)) ** 2))
     return error if np.isfinite(error) else np.inf
+
+
+def constant_columns(values: np.ndarray) -> np.ndarray:
+    """Which columns of rows (L, D) do not vary: (D,) bool."""
+    return np.ptp(values, axis=0) <= 1e-10 * np.abs(values).max(axis=0)
