@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 
 from torchstu.spectral import cache
 from torchstu.spectral.priors import PRIORS, Prior, get_prior, positive_int
 from torchstu.spectral.quadrature import ROWS_PER_PANEL, TimeGrid, eigenvalue_nodes, interpolate, time_grid
-from torchstu.spectral.realization import StateSpace, realize
+from torchstu.spectral.realization import Identified, InputNormal, StateSpace, realize
 
 RELIABLE_EIGENVALUE = 1e-26
 """Eigenvalues above this share of the largest have vectors right to about 1e-5 (measured against 80 digits)."""
@@ -44,6 +44,7 @@ class FilterBank:
     filters: np.ndarray
     prior: Prior | None = None
     reliable: int = field(default=-1)
+    _realizations: dict[tuple[int | None, float | None], StateSpace] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("eigenvalues", "filters"):
@@ -79,14 +80,41 @@ class FilterBank:
         """σ_k^{1/4} φ_k, (L, K): what the stored weights multiply, design (5)."""
         return self.filters * self.eigenvalues**0.25
 
-    @cached_property
-    def state_space(self) -> StateSpace | None:
-        """The input-normal realization (A, b), design (8), whose first K states are the features; None for a user's arrays."""
+    def realization(self, order: int | None = None, tolerance: float | None = None) -> StateSpace:
+        """The filters as a linear system, design (8): φ_k(i) = (A^i b)_k, so U_t = A U_{t-1} + b u_t holds the features.
+
+        The error is max over the lags i < L and over k of |σ_k^{1/4} ((A^i b)_k - φ_k(i))|. A prior's bank is realized from its
+        decomposition, arrays of your own by identification (``docs/realization.md``). Results are kept with the bank.
+
+        Args:
+            order: R, the number of states, at least K; None for the smallest whose error is within the tolerance.
+            tolerance: the largest error allowed; not reached, it is an error. None: 1e-12, or the order of the smallest error
+                where none reaches that; ``.error`` says what was reached. For arrays of your own 1e-12 is a share of the
+                largest |σ_k^{1/4} φ_k(i)|, and if no order is given either, more than 1e-6 of it is refused.
+
+        Raises:
+            TypeError: an order that is no integer, a tolerance that is no number.
+            ValueError: an order out of range; a tolerance that is not positive or not reached; arrays of your own that are no
+                sum of few decaying exponentials, or whose recurrence is not stable.
+        """
+        order = None if order is None else positive_int("order", order)
+        tolerance = None if tolerance is None else _positive_number("tolerance", tolerance)
+        key = (order, tolerance)
+        if key not in self._realizations:
+            self._realizations[key] = realize(self._candidates(), self.filters, self.eigenvalues**0.25, order, tolerance)
+        return self._realizations[key]
+
+    def _candidates(self) -> InputNormal | Identified:
         if self.prior is None:
-            return None
+            return Identified(self.filters, self.eigenvalues**0.25)
         parts = _decompose(self.prior, self.length)
         signs = parts.signs(self.filters)
-        return realize(parts.nodes, parts.singular_values, parts.right * signs, self.filters, parts.first_row * signs)
+        return InputNormal(parts.nodes, parts.singular_values, parts.right * signs, parts.first_row * signs, self.count)
+
+    @property
+    def state_space(self) -> StateSpace | None:
+        """`realization()`, by which layers stream and continue the filters; None for a user's arrays, which end at L."""
+        return None if self.prior is None else self.realization()
 
     def continued(self, length: int) -> np.ndarray:
         """The filters on 0..length-1, beyond L those of the realization (8); zero there for a user's arrays."""
@@ -149,6 +177,14 @@ def resolve_bank(prior: str | Prior | FilterBank, length: int, count: int) -> Fi
             f"length={length} and num_filters={count} must say the same"
         )
     return prior
+
+
+def _positive_number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}: {value!r}; it must be a positive number or None")
+    if not 0 < value < np.inf:
+        raise ValueError(f"{name}: {value!r}; it must be positive and finite")
+    return float(value)
 
 
 @dataclass(frozen=True, eq=False)
