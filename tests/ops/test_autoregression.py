@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from twin import LENGTHS, against_twin, normal
 
 from torchstu.ops import autoregression, reference
@@ -18,6 +20,48 @@ def test_feedback(length, lags):
         0.3 * normal(lags, 3, 3) / lags,
         normal(2, lags, 3),
     )
+
+
+@pytest.mark.parametrize("block", [1, 4, 5, 16, 64])
+@pytest.mark.parametrize(("steps", "lags"), [(1, 1), (1, 4), (2, 4), (3, 4), (4, 4), (33, 1), (50, 3), (100, 4)])
+def test_feedback_at_every_block_size(steps, lags, block, monkeypatch):
+    """Shorter than its lags, one block, broken blocks and many; the rule keeps a block no shorter than the lags."""
+    monkeypatch.setattr(autoregression, "_block_size", lambda *_: max(block, lags))
+    against_twin(
+        autoregression.feedback,
+        reference.feedback,
+        normal(2, steps, 2),
+        0.3 * normal(lags, 2, 2) / lags,
+        normal(2, lags, 2),
+    )
+
+
+@given(batch=st.integers(1, 10**4), steps=st.integers(1, 10**6), lags=st.integers(1, 100), channels=st.integers(1, 10**4))
+def test_a_feedback_block_holds_the_lags_and_little_more_than_the_sequence(batch, steps, lags, channels):
+    size = autoregression._block_size(batch, steps, lags, channels)
+    assert lags <= size <= max(lags, min(steps, 64))
+
+
+def test_feedback_from_rest_needs_no_past():
+    x, M = normal(2, 40, 3), 0.2 * normal(2, 3, 3)
+    close(autoregression.feedback(x, M), reference.feedback(x, M), "twin float64", "without a past")
+
+
+def test_feedback_gives_the_gradients_asked_for():
+    x, M, past = normal(2, 9, 3), 0.2 * normal(2, 3, 3).requires_grad_(), normal(2, 2, 3)
+    (only,) = torch.autograd.grad(autoregression.feedback(x, M, past).sum(), M)
+    close(only, torch.autograd.grad(reference.feedback(x, M, past).sum(), M)[0], "twin float64", "gradient of M alone")
+    assert torch.autograd.gradcheck(autoregression.feedback, (x.requires_grad_(), M, past.requires_grad_()))
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("lags", [1, 4])
+def test_lag_windows_put_the_newest_row_first(length, lags):
+    known = normal(2, length + lags - 1, 3)
+    windows = autoregression.lag_windows(known, lags, length)
+    assert windows.shape == (2, length, 3 * lags)
+    for t in range(length):
+        assert torch.equal(windows[:, t], known[:, t : t + lags].flip(1).flatten(1))
 
 
 @pytest.mark.parametrize("length", LENGTHS)

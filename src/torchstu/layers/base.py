@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from torchstu.spectral.priors import positive_int
+
 State = Any
 """A NamedTuple of tensors (or of such tuples) with the batch as first dimension: an argument and a return value, never kept."""
 
@@ -29,6 +31,8 @@ class Mixer(nn.Module, ABC):
     d_out: int
     optimizer_hints: ClassVar[dict[str, tuple[float, bool]]] = {}
     """Weights with a learning rate of their own, as published: name to (factor on the rate, whether weight decay acts)."""
+    is_linear: ClassVar[bool] = False
+    """Whether outputs and next state are linear in inputs and state together."""
     config: dict[str, Any]
     """The constructor's arguments that are not device or dtype: enough to build the layer again."""
 
@@ -108,6 +112,24 @@ class Mixer(nn.Module, ABC):
         self._check_pair(u, y, state)
         return self.mix_observed(u, y, state)
 
+    def free_response(self, state: State, steps: int) -> tuple[Tensor, State]:
+        """What a state still brings when only zeros come in: outputs (B, steps, D_out) and the state after them.
+
+        For a linear layer, ``layer(u, state)`` is ``layer(u)`` plus this.
+
+        Raises:
+            TypeError: ``state`` is no state, or ``steps`` no integer. ValueError: ``steps`` below 1.
+        """
+        if not hasattr(state, "_fields"):
+            raise TypeError(f"state: {type(state).__name__}; it must be what the layer returned")
+        return self.mix_free(state, positive_int("steps", steps))
+
+    def mix_free(self, state: State, steps: int) -> tuple[Tensor, State]:
+        """`free_response` on checked input."""
+        leaf = first_leaf(state)
+        kind = leaf.real.dtype if leaf.is_complex() else leaf.dtype
+        return self.mix(torch.zeros(len(leaf), steps, self.d_in, dtype=kind, device=leaf.device), state)
+
     def mix_next(self, u: Tensor, y: Tensor, state: State | None) -> Tensor:
         """`next_step` on checked input."""
         return self.mix(u, state)[0]
@@ -155,11 +177,8 @@ def _check_state(state: State | None, batch: int) -> None:
         return
     if not hasattr(state, "_fields"):
         raise TypeError(f"state: {type(state).__name__}; it must be what the layer returned, or None")
-    leaf = state
-    while not isinstance(leaf, Tensor):
-        leaf = leaf[0]
-    if len(leaf) != batch:
-        raise ValueError(f"state: of {len(leaf)} sequences; the input has {batch}")
+    if len(first_leaf(state)) != batch:
+        raise ValueError(f"state: of {len(first_leaf(state))} sequences; the input has {batch}")
 
 
 def _check_reset(reset: Tensor, shape: torch.Size) -> None:
@@ -181,13 +200,21 @@ def without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
     """Run a method of a layer at the precision of its weights: a recurrence in bfloat16 would forget its digits."""
 
     @functools.wraps(method)
-    def run(self: Mixer, u: Tensor, *others: Any) -> Any:
-        if u.is_meta or not torch.is_autocast_enabled(u.device.type):
-            return method(self, u, *others)
-        with torch.autocast(u.device.type, enabled=False):
-            return method(self, u, *others)
+    def run(self: Mixer, first: Tensor | State, *others: Any) -> Any:
+        leaf = first_leaf(first)
+        if leaf.is_meta or not torch.is_autocast_enabled(leaf.device.type):
+            return method(self, first, *others)
+        with torch.autocast(leaf.device.type, enabled=False):
+            return method(self, first, *others)
 
     return run
+
+
+def first_leaf(state: State) -> Tensor:
+    """The first tensor of a state, for its batch size, dtype and device."""
+    while not isinstance(state, Tensor):
+        state = state[0]
+    return state
 
 
 def map_state(function: Callable[..., Tensor], state: State, *others: State) -> State:

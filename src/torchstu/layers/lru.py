@@ -43,6 +43,7 @@ class LRU(Mixer):
     Source: Orvieto et al., Resurrecting Recurrent Neural Networks for Long Sequences, arXiv 2303.06349.
     """
 
+    is_linear = True
     optimizer_hints: ClassVar[dict[str, tuple[float, bool]]] = {
         "nu_log": (0.25, False),
         "theta_log": (0.25, False),

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from torchstu.layers.base import Mixer, compute_dtype
-from torchstu.ops.recurrence import absorb, free_response
+from torchstu.ops.blocks import BlockTensors, block_size
+from torchstu.ops.recurrence import absorb
+from torchstu.spectral.blocks import block_form
 from torchstu.spectral.filters import FilterBank, resolve_bank
 from torchstu.spectral.priors import Prior, positive_int
 
 Banks = Literal["both", "positive"]
+Mode = Literal["auto", "fft", "block"]
+
+
+BLOCK_TOLERANCE = {torch.float32: 3e-7, torch.float64: 1e-13}
+"""Functions of the free response (8) below this share of the largest are left out."""
 
 
 class SpectralMixer(Mixer):
@@ -22,17 +31,30 @@ class SpectralMixer(Mixer):
     The filters are non-persistent buffers, made in float64 on the CPU and made again after every change of dtype or device. A
     user's own `FilterBank` is saved with the weights.
 
-    Buffers: ``filters`` σ^{1/4} φ (L, K), ``transition`` A (R, R), ``input_vector`` b (R,), ``continuation`` A^L b (R,),
-    ``scale`` σ^{1/4} (K,). A user's own bank has no realization: R = 0, and the state holds the last L inputs instead.
+    Buffers: ``filters`` σ^{1/4} φ (L, K), ``scale`` σ^{1/4} (K,); ``transitions`` ±A (banks, R, R) and ``input_vector`` b (R,)
+    in float64 where the device has it; ``increment`` A - I (R, R) and ``bank_signs`` (banks, 1, 1) in `step_dtype`. A user's
+    own bank has no realization: R = 0, and the state holds the last L inputs instead.
+
+    ``mode`` is how `forward` works, and may be set at any time; the result is the same to rounding:
+
+    - "fft": transforms of the whole sequence, with the filters written out.
+    - "block": blocks of some hundred steps and the recurrence (8) between them; needs a realization.
+    - "auto": "block" where there is a realization and the sequence has at least `shortest_block_sequence` steps, else "fft".
     """
 
+    is_linear = True
+    shortest_block_sequence: ClassVar[int] = 128
+
     filters: Tensor
-    transition: Tensor
+    transitions: Tensor
     input_vector: Tensor
-    continuation: Tensor
+    increment: Tensor
+    bank_signs: Tensor
     scale: Tensor
 
-    def __init__(self, length: int, num_filters: int, prior: str | Prior | FilterBank, banks: Banks | None) -> None:
+    def __init__(
+        self, length: int, num_filters: int, prior: str | Prior | FilterBank, banks: Banks | None, mode: Mode = "auto"
+    ) -> None:
         super().__init__()
         self.length, self.num_filters = positive_int("length", length), positive_int("num_filters", num_filters)
         self.bank = resolve_bank(prior, self.length, self.num_filters)
@@ -48,24 +70,49 @@ class SpectralMixer(Mixer):
             )
         self.banks = banks
         self.signs: tuple[int, ...] = (1, -1) if banks == "both" else (1,)
+        self.mode = mode
+
+    @property
+    def mode(self) -> Mode:
+        """How `forward` works: "auto", "fft" or "block"."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        if mode not in ("auto", "fft", "block"):
+            raise ValueError(f"mode: {mode!r}; it must be 'auto', 'fft' or 'block'")
+        if mode == "block" and self.bank.state_space is None:
+            raise ValueError("mode: 'block' with a bank of one's own, which ends at its length; it must be 'auto' or 'fft'")
+        self._mode: Mode = mode
 
     @property
     def order(self) -> int:
         """R, the states of the recurrence a channel and bank; 0 for a user's own bank."""
         return 0 if self.bank.state_space is None else self.bank.state_space.order
 
+    @property
+    def step_dtype(self) -> torch.dtype:
+        """The dtype in which `advance` multiplies."""
+        return compute_dtype(next(self.parameters()))
+
     def make_buffers(self) -> None:
         """(Re)make the buffers from the bank, in the dtype and on the device of the weights."""
         weight = next(self.parameters())
         space, scaled = self.bank.state_space, self.bank.scaled_filters
-        arrays: dict[str, Any] = {"filters": scaled, "scale": self.bank.eigenvalues**0.25}
-        if space is None:
-            arrays.update(transition=scaled[:0, :0], input_vector=scaled[:0, 0], continuation=scaled[:0, 0])
-        else:
-            arrays.update(transition=space.A, input_vector=space.b, continuation=space.state_at(self.length))
-        for name, array in arrays.items():
-            value = torch.as_tensor(array.copy()).to(dtype=compute_dtype(weight)).to(device=weight.device)
-            self.register_buffer(name, value, persistent=False)
+        order = self.order
+        A, b = (np.zeros((0, 0)), np.zeros(0)) if space is None else (space.A, space.b)
+        dtype, exact = compute_dtype(weight), exact_dtype(weight)
+        signs = np.array(self.signs)[:, None, None]
+        arrays: dict[str, tuple[np.ndarray, torch.dtype]] = {
+            "filters": (scaled, dtype),
+            "scale": (self.bank.eigenvalues**0.25, dtype),
+            "transitions": (signs * A.reshape(1, order, order), exact),
+            "input_vector": (b, exact),
+            "increment": (A - np.eye(order), self.step_dtype),
+            "bank_signs": (signs, self.step_dtype),
+        }
+        for name, (array, kind) in arrays.items():
+            self.register_buffer(name, torch.as_tensor(array.copy()).to(kind).to(weight.device), persistent=False)
         if self.bank.prior is None:
             for name in ("eigenvalues", "filters"):  # saved as given: in float64, whatever the weights are in
                 value = torch.as_tensor(getattr(self.bank, name).copy())
@@ -87,17 +134,27 @@ class SpectralMixer(Mixer):
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.make_buffers()
 
-    def taps(self, steps: int) -> Tensor:
-        """σ^{1/4} φ_k(i) for i < steps, (steps, K), continued past L as design (8) says; in the dtype of the buffers."""
+    def block_tensors(self, u: Tensor) -> BlockTensors | None:
+        """The bank's block form for an input (B, T, D) where `mode` calls for blocks, else None."""
+        short = u.shape[1] < self.shortest_block_sequence or torch.compiler.is_exporting()
+        if self.mode == "fft" or self.bank.state_space is None or (self.mode == "auto" and short):
+            return None
+        return self._form(u.shape[0], u.shape[1], u)
+
+    def free_form(self, x: Tensor, steps: int) -> BlockTensors:
+        """The block form for free responses of features x (B, banks, R, D), whatever the mode."""
+        return self._form(len(x), steps, x)
+
+    def _form(self, batch: int, steps: int, x: Tensor) -> BlockTensors:
+        block = block_size(number(batch), number(steps), x.shape[-1])
+        return BlockTensors(*constant(block_tensors, self.bank, block, len(self.signs), x.dtype, x.device))
+
+    def taps(self, steps: int, dtype: torch.dtype | None = None) -> Tensor:
+        """σ^{1/4} φ_k(i) for i < steps, (steps, K), continued past L as design (8) says; dtype of the buffers unless given."""
+        dtype = dtype or self.filters.dtype
         if steps <= self.length:
-            return self.filters[:steps]
-        if not len(self.input_vector):
-            return nn.functional.pad(self.filters, (0, 0, 0, steps - self.length))
-        first = self.continuation[None, :, None]
-        parts = [self.continuation[None, : self.num_filters]]
-        for _, rows in free_response(self.transition, first, steps - self.length - 1, self.num_filters):
-            parts.append(rows[0, ..., 0])
-        return torch.cat([self.filters, torch.cat(parts) * self.scale])
+            return self.filters[:steps].to(dtype)
+        return constant(continued_taps, self.bank, number(steps), dtype, self.filters.device)
 
     def initial_features(self, batch_size: int, channels: int) -> Tensor:
         """Zero features, (B, banks, R, D)."""
@@ -105,17 +162,22 @@ class SpectralMixer(Mixer):
 
     def absorb(self, features: Tensor, w: Tensor) -> Tensor:
         """Features (B, banks, R, D) after the inputs w (B, T, D): U_t = ±A U_{t-1} + b w_t."""
-        if not len(self.input_vector):
+        if not self.order:
             return features
-        A, b, features = self.transition.to(w.dtype), self.input_vector.to(w.dtype), features.to(w.dtype)
-        return torch.stack([absorb(s * A, b, features[:, i], w) for i, s in enumerate(self.signs)], dim=1)
+        states = [absorb(A, self.input_vector, features[:, i], w) for i, A in enumerate(self.transitions)]
+        return torch.stack(states, dim=1).to(w.dtype)
 
-    def decay(self, features: Tensor, steps: int) -> Iterator[tuple[slice, Tensor]]:
-        """What is left of the features 1..steps steps on, scaled: (times, (B, C, banks, K, D)) by blocks."""
-        A, scale, count = self.transition.to(features.dtype), self.scale.to(features.dtype), self.num_filters
-        runs = [free_response(s * A, features[:, i], steps, count) for i, s in enumerate(self.signs)]
-        for parts in zip(*runs, strict=True):
-            yield parts[0][0], torch.stack([x for _, x in parts], dim=2) * scale[:, None]
+    def advance(self, features: Tensor, w: Tensor) -> Tensor:
+        """One step of `absorb`: U_t = ±A U_{t-1} + b w_t, w (B, D)."""
+        x, dtype = features.to(self.increment.dtype), self.increment.dtype
+        driven = self.input_vector.to(dtype)[:, None] * w[:, None, None].to(dtype)
+        grown = x + torch.matmul(self.increment, x)  # loses less than A x where A is nearly I
+        return (driven + (grown * self.bank_signs if len(self.signs) == 2 else grown)).to(w.dtype)
+
+    def coast(self, features: Tensor, steps: int) -> Tensor:
+        """`absorb` of zeros: (±A)^steps U."""
+        exact = features.to(self.transitions.dtype)
+        return torch.matmul(torch.linalg.matrix_power(self.transitions, steps), exact).to(features.dtype)
 
     def window_features(self, window: Tensor) -> Tensor:
         """Scaled features of a user's bank from the last inputs, most recent first: (B, <=L, D) to (B, banks, K, D)."""
@@ -126,3 +188,44 @@ class SpectralMixer(Mixer):
     def prior_config(self) -> dict[str, Any]:
         """How to find the bank again: the name of its prior, or None for one that is saved with the weights."""
         return {"prior": None if self.bank.prior is None else self.bank.prior.name}
+
+
+def number(size: int) -> int:
+    """A size as a plain integer: in a graph under compilation it may be a symbol, and a table has one size."""
+    return len(range(size))
+
+
+def exact_dtype(tensor: Tensor) -> torch.dtype:
+    """Float64 where the device of a tensor has it."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
+
+
+def block_tensors(bank: FilterBank, block: int, banks: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """The fields of `BlockTensors`, rounded once."""
+    form = block_form(bank, block, BLOCK_TOLERANCE[dtype])
+    sign = np.where(np.arange(1, block + 1) % 2, -1.0, 1.0)  # (-1)^(s+1), of the - bank
+    arrays = (
+        np.stack([[x.real, x.imag] for x in (form.even, form.odd)]),
+        np.concatenate([form.drive, form.drive * sign][:banks]),
+        form.jump,
+        form.response.reshape(-1, len(form.jump)),
+        np.concatenate([form.shapes, form.shapes * sign[:, None]][:banks], axis=1),
+    )
+    return tuple(torch.tensor(array).to(dtype).to(device) for array in arrays)
+
+
+def continued_taps(bank: FilterBank, steps: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Scaled filters on 0..steps-1, continued in float64 and rounded once, (steps, K)."""
+    return torch.tensor(bank.continued(steps) * bank.eigenvalues**0.25).to(dtype).to(device)
+
+
+_cached_block_tensors = lru_cache(maxsize=64)(block_tensors)
+_cached_taps = lru_cache(maxsize=4)(continued_taps)
+
+
+@torch.compiler.assume_constant_result
+def constant(make: Callable[..., Any], *key: Any) -> Any:
+    """A cached table; while a graph is exported tensors are not real, and none may enter a cache."""
+    if torch.compiler.is_exporting():
+        return make(*key)
+    return (_cached_block_tensors if make is block_tensors else _cached_taps)(*key)

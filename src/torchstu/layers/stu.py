@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from torchstu.layers.base import compute_dtype, without_autocast
-from torchstu.layers.spectral import Banks, SpectralMixer
-from torchstu.ops.autoregression import feedback, lag2_cumsum, lagged_sum
+from torchstu.layers.spectral import Banks, Mode, SpectralMixer, exact_dtype
+from torchstu.ops.autoregression import feedback, lag2_cumsum, lag_windows, lagged_sum
+from torchstu.ops.blocks import block_convolution, free_response
 from torchstu.ops.convolution import basis_convolution
 from torchstu.spectral.filters import FilterBank
 from torchstu.spectral.priors import Prior, positive_int
@@ -55,6 +56,7 @@ class STU(SpectralMixer):
         delay: d, the steps by which the spectral part lags; None means 2 with autoregression and 0 without.
         banks: "both", "positive", or None: both for the prior "positive", one for others.
         prior: a name, a `Prior` or a `FilterBank`.
+        mode: how `forward` works, "auto", "fft" or "block": see `SpectralMixer`. The result is the same.
         device, dtype: of the weights. Filters are made in float64 and rounded once.
 
     Raises:
@@ -84,10 +86,11 @@ class STU(SpectralMixer):
         delay: int | None = None,
         banks: Banks | None = None,
         prior: str | Prior | FilterBank = "positive",
+        mode: Mode = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(length, num_filters, prior, banks)
+        super().__init__(length, num_filters, prior, banks, mode)
         if autoregression not in ("fixed", "learned", None):
             raise ValueError(f"autoregression: {autoregression!r}; it must be 'fixed', 'learned' or None")
         self.d_in, self.d_out = positive_int("d_in", d_in), positive_int("d_out", d_out)
@@ -116,6 +119,11 @@ class STU(SpectralMixer):
         self.make_buffers()
         self.reset_parameters()
 
+    @property
+    def step_dtype(self) -> torch.dtype:
+        """Float64 with a y-term, which sums the rounding of slow features over all steps."""
+        return super().step_dtype if self.autoregression is None else exact_dtype(self.M_u)
+
     def make_buffers(self) -> None:
         """(Re)make filters and, for "fixed", the constant ``M_y``."""
         super().make_buffers()
@@ -134,7 +142,7 @@ class STU(SpectralMixer):
     @property
     def config(self) -> dict[str, Any]:  # type: ignore[override]
         """The constructor's arguments."""
-        names = ("d_in", "d_out", "length", "num_filters", "input_lags", "autoregression", "delay", "banks")
+        names = ("d_in", "d_out", "length", "num_filters", "input_lags", "autoregression", "delay", "banks", "mode")
         lags = {"output_lags": self.output_lags} if self.autoregression else {}
         return {name: getattr(self, name) for name in names} | lags | self.prior_config()
 
@@ -149,7 +157,7 @@ class STU(SpectralMixer):
 
     @without_autocast
     def mix(self, u: Tensor, state: STUState | None) -> tuple[Tensor, STUState]:
-        """Convolution by the merged kernel, plus what the state left behind, through the feedback."""
+        """The response to the inputs and to the state, through the feedback."""
         kind, u = torch.promote_types(u.dtype, self.M_u.dtype), u.to(compute_dtype(u, self.M_u))
         forced, inputs, features = self._innovation(u, state)
         past = None if state is None else state.outputs.to(u.dtype)
@@ -166,21 +174,42 @@ class STU(SpectralMixer):
         known = torch.cat([u_t[:, None], state.inputs.to(u_t.dtype)], dim=1)  # (B, m+1, D_in), most recent first
         features = state.features
         if self.order:
-            features = self.absorb(features, known[:, self.memory :])
-            now = self.absorb(features, known[:, self.delay : self.memory].flip(1))
+            now = features = self.advance(features, known[:, self.memory])
+            for age in range(self.memory - 1, self.delay - 1, -1):
+                now = self.advance(now, known[:, age])
             scaled = now[:, :, : self.num_filters] * self.scale[:, None].to(now.dtype)
         else:
             scaled = self.window_features(known[:, self.delay : self.delay + self.length])
-        y = torch.einsum("bskd,skdo->bo", scaled, self._spectral_weights(u_t.dtype))
+        y = torch.bmm(scaled[:, 0].transpose(0, 1), self.M_phi_plus.to(u_t.dtype))  # (K, B, D_out): reads weights as they lie
+        if self.M_phi_minus is not None:
+            y = y + torch.bmm(scaled[:, 1].transpose(0, 1), self.M_phi_minus.to(u_t.dtype))
+        y = y.sum(0)
         if self.input_lags:
-            y = y + torch.einsum("bid,ido->bo", known[:, : self.input_lags], self.M_u.to(u_t.dtype))
+            y = y + known[:, : self.input_lags].flatten(1) @ self.M_u.to(u_t.dtype).flatten(0, 1)
         if self.M_y is not None:
             past = state.outputs.to(u_t.dtype)
-            y = y + torch.einsum("bid,ido->bo", past, self.M_y.to(u_t.dtype))
+            y = y + (past[:, 1] if self.autoregression == "fixed" else past.flatten(1) @ self.M_y.to(u_t.dtype).flatten(0, 1))
             outputs = torch.cat([y[:, None], past[:, :-1]], dim=1)
         else:
             outputs = state.outputs
         return y.to(kind), STUState(known[:, : self.memory], features, outputs)
+
+    @without_autocast
+    def mix_free(self, state: STUState, steps: int) -> tuple[Tensor, STUState]:
+        """Once the inputs kept are used up only features and outputs are left."""
+        head = steps if not self.order else min(steps, self.memory)
+        parts = []
+        if head:
+            y, state = super().mix_free(state, head)
+            parts.append(y)
+        if rest := steps - head:
+            now = self.coast(state.features, self.memory - self.delay)
+            forced = free_response(now, rest, self.free_form(now, rest), self._spectral_weights(now.dtype))
+            parts.append(self._feed_back(forced, state.outputs))
+            known = torch.cat([state.outputs.flip(1), parts[-1]], dim=1)
+            outputs = known[:, known.shape[1] - self.output_lags :].flip(1)
+            state = STUState(torch.zeros_like(state.inputs), self.coast(state.features, rest), outputs)
+        return torch.cat(parts, dim=1), state
 
     @without_autocast
     def mix_next(self, u: Tensor, y: Tensor, state: STUState | None) -> Tensor:
@@ -205,37 +234,36 @@ class STU(SpectralMixer):
         banks: list[Tensor] = [self.M_phi_plus] if self.M_phi_minus is None else [self.M_phi_plus, self.M_phi_minus]
         return torch.stack(banks).to(dtype)
 
-    def _kernel(self, steps: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Taps and weights of everything but the feedback: delayed filters and input lags as one basis (11)."""
-        filters = pad(self.taps(steps), (0, 0, self.delay, 0))[:steps]
-        lags = torch.eye(steps, self.input_lags, dtype=filters.dtype, device=filters.device)
-        plus = torch.cat([self.M_phi_plus, self.M_u]).to(dtype)
-        minus = None
-        if self.M_phi_minus is not None:  # (-1)^(i-d) = (-1)^d (-1)^i
-            minus = torch.cat([(-1) ** self.delay * self.M_phi_minus, torch.zeros_like(self.M_u)]).to(dtype)
-        return torch.cat([filters, lags], dim=1).to(dtype), plus, minus
-
     def _innovation(self, u: Tensor, state: STUState | None) -> tuple[Tensor, Tensor, Tensor]:
         """ŷ_t less its y-term, (B, L, D_out), and the next state's inputs and features."""
         steps, m = u.shape[1], self.memory
-        if state is None:
-            state, known = self.initial_state(len(u)), pad(u, (0, 0, m, 0))
-            forced = basis_convolution(u, *self._kernel(steps, u.dtype))
+        known = pad(u, (0, 0, m, 0)) if state is None else torch.cat([state.inputs.flip(1).to(u.dtype), u], dim=1)
+        early = m - self.delay  # steps between the features kept and those that the first output needs
+        kept = (self.initial_features(len(u), self.d_in) if state is None else state.features).to(u.dtype)
+        now = kept if state is None else self.absorb(kept, known[:, :early])
+        delayed, weights = known[:, early : early + steps], self._spectral_weights(u.dtype)
+        form = self.block_tensors(delayed)
+        if form is None:
+            forced = self._convolve(known[:, : early + steps] if state else delayed, steps)
+            if state is not None and self.order:
+                forced = forced + free_response(now, steps, self.free_form(now, steps), weights)
         else:
-            known = torch.cat([state.inputs.flip(1).to(u.dtype), u], dim=1)  # (B, m+L, D_in), oldest first
-            forced = basis_convolution(known, *self._kernel(m + steps, u.dtype))[:, m:]
-            forced = forced + self._response(state.features.to(u.dtype), steps)
-        features = self.absorb(state.features.to(u.dtype), known[:, :steps])
+            forced, states = block_convolution(delayed, now, form, weights)
+        if self.input_lags:
+            forced = forced + lag_windows(known, self.input_lags, steps) @ self.M_u.to(u.dtype).flatten(0, 1)
+        if form is None or steps < early:
+            features = self.absorb(kept, known[:, :steps])
+        else:
+            whole = (steps - early) // form.block
+            features = self.absorb(states[:, whole], delayed[:, whole * form.block : steps - early])
         return forced, known[:, steps:].flip(1), features
 
-    def _response(self, features: Tensor, steps: int) -> Tensor | int:
-        """What the features of m steps ago still contribute at the next ``steps`` steps."""
-        if not self.order:
-            return 0
-        lead = features.new_zeros(len(features), self.memory - self.delay, self.d_in)
-        now = self.absorb(features, lead)
-        weights = self._spectral_weights(features.dtype)
-        return torch.cat([torch.einsum("bjskd,skdo->bjo", x, weights) for _, x in self.decay(now, steps)], dim=1)
+    def _convolve(self, known: Tensor, steps: int) -> Tensor:
+        """The spectral part of the last ``steps`` inputs by transforms; earlier ones count for a bank without a realization."""
+        known = known[:, known.shape[1] - steps :] if self.order else known
+        taps = self.taps(known.shape[1], known.dtype)
+        minus = None if self.M_phi_minus is None else self.M_phi_minus.to(known.dtype)
+        return basis_convolution(known, taps, self.M_phi_plus.to(known.dtype), minus)[:, -steps:]
 
     def _feed_back(self, x: Tensor, past: Tensor | None) -> Tensor:
         if self.autoregression is None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from torchstu.layers.base import compute_dtype, without_autocast
-from torchstu.layers.spectral import SpectralMixer
+from torchstu.layers.spectral import Mode, SpectralMixer
+from torchstu.ops.blocks import block_convolution, free_response
 from torchstu.ops.convolution import channel_convolution
 from torchstu.spectral.filters import FilterBank
 from torchstu.spectral.priors import Prior, positive_int
@@ -35,7 +36,7 @@ class TensordotSTU(SpectralMixer):
 
     Args:
         d_model: D.
-        length, num_filters, prior, device, dtype: as in `STU`.
+        length, num_filters, prior, mode, device, dtype: as in `STU`.
         banks: "tied" or "both".
 
     Raises:
@@ -56,12 +57,13 @@ class TensordotSTU(SpectralMixer):
         num_filters: int = 24,
         banks: Literal["tied", "both"] = "tied",
         prior: str | Prior | FilterBank = "positive",
+        mode: Mode = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         if banks not in ("tied", "both"):
             raise ValueError(f"banks: {banks!r}; it must be 'tied' or 'both'")
-        super().__init__(length, num_filters, prior, "both" if banks == "both" else None)
+        super().__init__(length, num_filters, prior, "both" if banks == "both" else None, mode)
         if self.bank.prior is None:  # a user's own arrays are tied as Flash STU ties its own
             self.banks, self.signs = "both", (1, -1)
         self.tied = banks == "tied"
@@ -85,7 +87,7 @@ class TensordotSTU(SpectralMixer):
     def config(self) -> dict[str, Any]:  # type: ignore[override]
         """The constructor's arguments."""
         own = {"d_model": self.d_in, "length": self.length, "num_filters": self.num_filters}
-        return own | {"banks": "tied" if self.tied else "both"} | self.prior_config()
+        return own | {"banks": "tied" if self.tied else "both", "mode": self.mode} | self.prior_config()
 
     def initial_state(self, batch_size: int) -> TensordotState:
         """All zero."""
@@ -98,32 +100,47 @@ class TensordotSTU(SpectralMixer):
         kind = torch.promote_types(u.dtype, self.M_inputs.dtype)
         x = self._project(u)
         batch, steps, _ = x.shape
-        known = x
-        if state is not None:
-            known = torch.cat([state.inputs.flip(1).to(x.dtype), x], dim=1)
-        y = channel_convolution(known, self._kernel(known.shape[1], x.dtype))[:, -steps:]
-        if state is None:
-            state = self.initial_state(batch)
-        elif self.order:
-            weights = self._bank_weights(x.dtype)
-            runs = self.decay(state.features.to(x.dtype), steps)
-            y = y + torch.cat([torch.einsum("bjskd,skd->bjd", f, weights) for _, f in runs], dim=1)
-        inputs = torch.cat([state.inputs.flip(1).to(x.dtype), x], dim=1)[:, steps:].flip(1)
-        return y.to(kind), TensordotState(self.absorb(state.features.to(x.dtype), x), inputs)
+        known = x if state is None else torch.cat([state.inputs.flip(1).to(x.dtype), x], dim=1)
+        features = self.initial_features(batch, self.d_in) if state is None else state.features
+        features, weights = features.to(x.dtype), self._bank_weights(x.dtype)
+        form = self.block_tensors(x)
+        if form is None:
+            y = channel_convolution(known, self._kernel(known.shape[1], x.dtype))[:, -steps:]
+            if state is not None and self.order:
+                y = y + free_response(features, steps, self.free_form(features, steps), weights)
+            features = self.absorb(features, x)
+        else:
+            y, states = block_convolution(x, features, form, weights)
+            features = self.absorb(states[:, -1], x[:, steps - steps % form.block :])
+        inputs = nn.functional.pad(known, (0, 0, max(0, self.memory - known.shape[1]), 0))
+        return y.to(kind), TensordotState(features, inputs[:, inputs.shape[1] - self.memory :].flip(1))
 
     @without_autocast
     def mix_step(self, u_t: Tensor, state: TensordotState) -> tuple[Tensor, TensordotState]:
         """One step of the recurrence (8)."""
         kind = torch.promote_types(u_t.dtype, self.M_inputs.dtype)
-        x = self._project(u_t)[:, None]
-        known = torch.cat([x, state.inputs.to(x.dtype)], dim=1)
-        features = self.absorb(state.features.to(x.dtype), x)
+        x = self._project(u_t)
+        inputs = torch.cat([x[:, None], state.inputs.to(x.dtype)], dim=1)[:, : self.memory] if self.memory else state.inputs
+        features = state.features
         if self.order:
+            features = self.advance(features, x)
             scaled = features[:, :, : self.num_filters] * self.scale[:, None].to(x.dtype)
         else:
-            scaled = self.window_features(known)
-        y = torch.einsum("bskd,skd->bd", scaled, self._bank_weights(x.dtype))
-        return y.to(kind), TensordotState(features, known[:, : self.memory])
+            scaled = self.window_features(torch.cat([x[:, None], state.inputs.to(x.dtype)], dim=1))
+        if self.tied:
+            y = (scaled.sum(1) * self.M_filters.to(x.dtype)).sum(1)
+        else:
+            y = (scaled * self._bank_weights(x.dtype)).sum((1, 2))
+        return y.to(kind), TensordotState(features, inputs)
+
+    @without_autocast
+    def mix_free(self, state: TensordotState, steps: int) -> tuple[Tensor, TensordotState]:
+        """The free response of the features."""
+        if not self.order:
+            return super().mix_free(state, steps)
+        features = state.features
+        y = free_response(features, steps, self.free_form(features, steps), self._bank_weights(features.dtype))
+        return y, TensordotState(self.coast(features, steps), state.inputs)
 
     def _project(self, u: Tensor) -> Tensor:
         kind = compute_dtype(u, self.M_inputs)
@@ -137,7 +154,7 @@ class TensordotSTU(SpectralMixer):
 
     def _kernel(self, steps: int, dtype: torch.dtype) -> Tensor:
         """h, (steps, D)."""
-        weights, taps = self._bank_weights(dtype), self.taps(steps).to(dtype)
+        weights, taps = self._bank_weights(dtype), self.taps(steps, dtype)
         kernel = taps @ weights[0]
         if len(weights) == 2:
             sign = taps.new_ones(steps, 1)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-BLOCK = 16
-"""Steps that one matrix product of the learned feedback covers."""
+_OVERHEAD = 2.4e5
+"""Multiplications by which one step of the carry is slower than its arithmetic (measured on a CPU)."""
 
 
 def lag2_cumsum(x: Tensor, past: Tensor | None = None) -> Tensor:
@@ -30,41 +33,85 @@ def lag2_difference(y: Tensor) -> Tensor:
     return y - pad(y, (0, 0, 2, 0))[:, : y.shape[1]]
 
 
+def lag_windows(known: Tensor, lags: int, steps: int) -> Tensor:
+    """Rows t, t-1, …, t-lags+1 side by side for the last ``steps`` times t; (B, T, D) -> (B, steps, lags·D)."""
+    start = known.shape[1] - steps
+    return torch.cat([known[:, start - i : start - i + steps] for i in range(lags)], dim=2)
+
+
 def lagged_sum(y: Tensor, M: Tensor, past: Tensor | None = None) -> Tensor:
     """Σ_i y_{t-i} M_i for given outputs, i = 1..k; y (B, T, D), M (k, D, E), past (B, k, D) most recent first."""
-    lags, steps = M.shape[0], y.shape[1]
-    history = y.new_zeros(y.shape[0], lags, y.shape[2]) if past is None else past.flip(1)
-    known = torch.cat([history, y], dim=1)
-    windows = [known[:, lags - i : lags - i + steps] for i in range(1, lags + 1)]
-    return torch.cat(windows, dim=2) @ M.flatten(0, 1)
+    past = y.new_zeros(y.shape[0], M.shape[0], y.shape[2]) if past is None else past
+    known = torch.cat([past.flip(1), y[:, :-1]], dim=1)
+    return lag_windows(known, M.shape[0], y.shape[1]) @ M.flatten(0, 1)
 
 
 def feedback(x: Tensor, M: Tensor, past: Tensor | None = None) -> Tensor:
     """y_t = x_t + Σ_{i=1}^{k} y_{t-i} M_i, design (6), by blocks instead of by steps.
 
     Inside a block of C steps y is a lower-triangular Toeplitz product with the impulse response of the feedback; what a block
-    hands on is its last k outputs, one small matrix product a block.
+    hands on is its last k outputs, one small matrix product a block. The gradient of x is the same feedback, transposed and
+    backwards in time; that of M a correlation of it with y.
 
     Args:
         x: (B, T, D).
         M: (k, D, D), index 0 the most recent lag.
         past: the k outputs before, most recent first, (B, k, D); None means zero.
     """
-    batch, steps, channels = x.shape
-    lags = M.shape[0]
-    block = min(max(BLOCK, lags), max(steps, lags))
+    past = x.new_zeros(x.shape[0], M.shape[0], x.shape[2]) if past is None else past
+    return _Feedback.apply(x, M, past)
+
+
+class _Feedback(torch.autograd.Function):
+    """`feedback` with a past."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(x: Tensor, M: Tensor, past: Tensor) -> Tensor:
+        return _solve(x, M, past)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output, *inputs[1:])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        y, M, past = ctx.saved_tensors
+        lags, steps = len(M), grad.shape[1]
+        grad_x = _solve(grad.flip(1), M.mT, torch.zeros_like(past)).flip(1)
+        grad_M = grad_past = None
+        if ctx.needs_input_grad[1]:
+            windows = lag_windows(torch.cat([past.flip(1), y[:, :-1]], dim=1), lags, steps)
+            grad_M = (windows.flatten(0, 1).mT @ grad_x.flatten(0, 1)).view_as(M)
+        if ctx.needs_input_grad[2]:
+            first = pad(grad_x[:, :lags], (0, 0, 0, max(0, lags - steps)))  # the past acts on the first k steps only
+            parts = [torch.einsum("bto,tio->bi", first[:, : lags - age], M[age:]) for age in range(lags)]
+            grad_past = torch.stack(parts, dim=1)
+        return grad_x, grad_M, grad_past
+
+
+def _block_size(batch: int, steps: int, lags: int, channels: int) -> int:
+    """C where the 2 C D² operations a step of the Toeplitz product cost what T/C steps of the carry do in overhead."""
+    best = math.sqrt(_OVERHEAD / (batch * channels**2))
+    size = 2 ** round(math.log2(min(max(best, 1), 64)))
+    return min(max(size, lags), max(steps, lags))
+
+
+def _solve(x: Tensor, M: Tensor, past: Tensor) -> Tensor:
+    (batch, steps, channels), lags = x.shape, len(M)
+    block = _block_size(batch, steps, lags, channels)
     blocks = -(-steps // block)
     toeplitz = _toeplitz(_impulse_response(M, block))  # (C·D, C·D): row (s, in), column (t, out)
-    rows = pad(x, (0, 0, 0, blocks * block - steps)).reshape(batch, blocks, block * channels)
-    forced = rows @ toeplitz  # (B, n, C·D)
+    forced = pad(x, (0, 0, 0, blocks * block - steps)).reshape(batch, blocks, block * channels) @ toeplitz
     carry_to_block = _carry_drive(M, block) @ toeplitz  # (k·D, C·D)
     width = lags * channels
-    carry_to_carry = carry_to_block[:, -width:]
-    carry = forced.new_zeros(batch, width) if past is None else past.flip(1).reshape(batch, width)
-    carries = []
+    carry_to_carry = carry_to_block[:, -width:].contiguous()
+    carry, carries = past.flip(1).reshape(batch, width), []
     for end in forced[..., -width:].unbind(1):
         carries.append(carry)
-        carry = end + carry @ carry_to_carry
+        carry = torch.addmm(end, carry, carry_to_carry)
     result = forced + torch.stack(carries, dim=1) @ carry_to_block
     return result.view(batch, -1, channels)[:, :steps]
 

@@ -1,11 +1,6 @@
-"""Single-input linear recurrences x_t = ±A x_{t-1} + b w_t run on many channels at once, design (8).
-
-Both functions work through blocks of `BLOCK` steps, so memory does not grow with the number of steps.
-"""
+"""Single-input linear recurrences x_t = A x_{t-1} + b w_t run on many channels at once, design (8)."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -30,7 +25,11 @@ def powers(A: Tensor, columns: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def absorb(A: Tensor, b: Tensor, x: Tensor, w: Tensor) -> Tensor:
-    """The state after the inputs w: x_t = A x_{t-1} + b w_t; x (B, R, D), w (B, T, D) -> (B, R, D)."""
+    """The state after the inputs w: x_t = A x_{t-1} + b w_t; x (B, R, D), w (B, T, D) -> (B, R, D), in the dtype of A.
+
+    Blocks of `BLOCK` steps: memory does not grow with T.
+    """
+    x = x.to(A.dtype)
     if not w.shape[1]:
         return x
     block = min(BLOCK, w.shape[1])
@@ -40,21 +39,7 @@ def absorb(A: Tensor, b: Tensor, x: Tensor, w: Tensor) -> Tensor:
     head, *blocks = w.split([first] + [block] * (w.shape[1] // block), dim=1)
     if first:
         _, short = powers(A, b[:, None], first)
-        x = short @ x + response[:, block - first :] @ head
+        x = short @ x + response[:, block - first :] @ head.to(A.dtype)
     for part in blocks:
-        x = jump @ x + response @ part
+        x = jump @ x + response @ part.to(A.dtype)
     return x
-
-
-def free_response(A: Tensor, x: Tensor, steps: int, rows: int) -> Iterator[tuple[slice, Tensor]]:
-    """The first ``rows`` states of A^s x, s = 1..steps, block by block: (times, (B, C, rows, D))."""
-    if not steps:
-        return
-    identity = torch.eye(len(A), dtype=A.dtype, device=A.device)
-    block = min(BLOCK, steps)
-    stack, jump = powers(A, identity, block)
-    stack = (stack @ A)[:, :rows]  # (C, rows, R)
-    for start in range(0, steps, block):
-        count = min(block, steps - start)
-        yield slice(start, start + count), torch.einsum("jkr,brd->bjkd", stack[:count], x)
-        x = jump @ x

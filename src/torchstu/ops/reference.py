@@ -59,3 +59,33 @@ def recurrence(A: Tensor, b: Tensor, x: Tensor, w: Tensor) -> Tensor:
         x = A @ x + b[:, None] * w[:, t, None, :]
         states.append(x)
     return torch.stack(states, dim=1)
+
+
+def bank_convolution(u: Tensor, x: Tensor, A: Tensor, b: Tensor, weights: Tensor) -> Tensor:
+    """Twin of `torchstu.ops.blocks.block_convolution`: the recurrence (8) of every bank a step at a time, read out.
+
+    u (B, T, D_in); x (B, banks, R, D_in) before the first step; A (R, R), b (R,), states scaled by σ^{1/4}; weights
+    (banks, K, D_in, D_out) or, channel by channel, (banks, K, D).
+    """
+    outputs = []
+    for bank, weight in enumerate(weights):
+        states = recurrence((-1) ** bank * A, b, x[:, bank], u)[:, :, : weights.shape[1]]  # (B, T, K, D_in)
+        outputs.append(torch.einsum("btkd,kdo->bto" if weight.ndim == 3 else "btkd,kd->btd", states, weight))
+    return torch.stack(outputs).sum(0)
+
+
+def negacyclic_convolution(u: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
+    """Twin of `torchstu.ops.blocks.negacyclic_convolution`: the double sum, the sign negative where t - s wraps around.
+
+    u (N, C, D_in); taps (C, K), of which even ones multiply weights[0], odd ones weights[1]; weights (2, K, D_in, D_out) or,
+    channel by channel, (2, K, D).
+    """
+    block, outputs = len(taps), []
+    for t in range(block):
+        terms = []
+        for s in range(block):
+            kernel = torch.tensordot(taps[s], weights[s % 2], dims=1)
+            term = u[:, t - s] @ kernel if kernel.ndim == 2 else u[:, t - s] * kernel
+            terms.append(term if s <= t else -term)
+        outputs.append(torch.stack(terms).sum(0))
+    return torch.stack(outputs, dim=1)
