@@ -30,11 +30,22 @@ def limit_threads(count: int) -> None:
 
 def peak_memory(call: Callable[[], Any]) -> int:
     """Bytes by which resident memory rises, at its peak, during the call."""
-    ctypes.CDLL(None).malloc_trim(0)
-    before = _status("VmRSS")
+    before = resident_memory()
     Path("/proc/self/clear_refs").write_text("5")
     call()
     return _status("VmHWM") - before
+
+
+def resident_memory() -> int:
+    """Bytes resident now, after what is free was given back to the system."""
+    ctypes.CDLL(None).malloc_trim(0)
+    return _status("VmRSS")
+
+
+def available_memory() -> int:
+    """Bytes that processes can still take without swapping."""
+    line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:"))
+    return int(line.split()[1]) * 1024
 
 
 def highest_memory() -> int:
