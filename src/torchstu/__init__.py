@@ -8,9 +8,15 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torchstu.convert.onnx import StepModule as StepModule
+    from torchstu.convert.onnx import export_onnx as export_onnx
+    from torchstu.convert.stu_to_system import to_lds as to_lds
     from torchstu.convert.system_to_stu import system_to_stu as system_to_stu
     from torchstu.layers.base import Mixer as Mixer
     from torchstu.layers.lru import LRU as LRU
+    from torchstu.layers.sequence_parallel import SequenceParallel as SequenceParallel
+    from torchstu.layers.sequence_parallel import sequence_parallel as sequence_parallel
+    from torchstu.layers.sequence_parallel import sum_gradients as sum_gradients
     from torchstu.layers.stu import ARSTU as ARSTU
     from torchstu.layers.stu import STU as STU
     from torchstu.layers.tensordot import TensordotSTU as TensordotSTU
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
     from torchstu.spectral.filters import filter_bank as filter_bank
     from torchstu.spectral.priors import Prior as Prior
     from torchstu.spectral.priors import hankel_matrix as hankel_matrix
+    from torchstu.spectral.realization import StateSpace as StateSpace
     from torchstu.systems.lds import LDS as LDS
     from torchstu.systems.random import Rotations as Rotations
     from torchstu.systems.random import Signs as Signs
@@ -42,11 +49,15 @@ _HOME = {
     "Prior": "torchstu.spectral.priors",
     "Rotations": "torchstu.systems.random",
     "STU": "torchstu.layers.stu",
+    "SequenceParallel": "torchstu.layers.sequence_parallel",
     "Signs": "torchstu.systems.random",
     "SpectralRegressor": "torchstu.learn.closed_form",
     "SpectralSSM": "torchstu.models.ssm",
+    "StateSpace": "torchstu.spectral.realization",
+    "StepModule": "torchstu.convert.onnx",
     "TensordotSTU": "torchstu.layers.tensordot",
     "Uniform": "torchstu.systems.random",
+    "export_onnx": "torchstu.convert.onnx",
     "feedback_radius": "torchstu.learn.diagnostics",
     "filter_bank": "torchstu.spectral.filters",
     "fit_gradient": "torchstu.learn.gradient",
@@ -56,8 +67,11 @@ _HOME = {
     "random_lds": "torchstu.systems.random",
     "relative_error": "torchstu.learn.diagnostics",
     "save_model": "torchstu.models.store",
+    "sequence_parallel": "torchstu.layers.sequence_parallel",
+    "sum_gradients": "torchstu.layers.sequence_parallel",
     "system_to_stu": "torchstu.convert.system_to_stu",
     "tail_energy": "torchstu.learn.diagnostics",
+    "to_lds": "torchstu.convert.stu_to_system",
 }
 __all__ = [*_HOME]
 __version__ = version("torchstu")
