@@ -19,6 +19,8 @@ class Stepper(NamedTuple):
     """The tensors that one step leaves to the next: the state, or what is filled of a cache."""
     read: Callable[[int], int]
     """Bytes that a step at a position must read or write: weights, filters and what is carried."""
+    resume: Callable[[int], None] | None
+    """Go back to a position that was reached, to time positions in turns."""
     check: Callable[[], float | None]
     """Where a cheap proof exists, how much a step differs from the layer that it stands for."""
 
@@ -72,12 +74,19 @@ def streaming(name: str) -> Callable[..., Stepper]:
             step_of = torch.compile(layer.step)
             step_of(u_t, state)
 
+        reached: dict[int, Any] = {}
+
         def reach(position: int) -> None:
             nonlocal state, at
             while at < position:
                 piece = min(CHUNK, position - at)
                 _, state = layer(torch.randn(1, piece, WIDTH), state)
                 at += piece
+            reached[position] = state
+
+        def resume(position: int) -> None:
+            nonlocal state
+            state = reached[position]
 
         def step() -> Any:
             nonlocal state, at
@@ -86,7 +95,7 @@ def streaming(name: str) -> Callable[..., Stepper]:
             return y
 
         weights = size(layer.parameters())
-        return Stepper(reach, step, lambda: list(state), lambda _: weights + 2 * size(state), lambda: None)
+        return Stepper(reach, step, lambda: list(state), lambda _: weights + 2 * size(state), resume, lambda: None)
 
     return build
 
@@ -123,7 +132,7 @@ def cached_stu(length: int) -> Stepper:
         return difference(found, layer(inputs[None])[0][:, -1])
 
     read = lambda position: size([readout]) + 4 * position * (taps.shape[1] + WIDTH)  # noqa: E731
-    return Stepper(lambda position: write(torch.randn(position - at, WIDTH)), step, lambda: [cache[:at]], read, check)
+    return Stepper(lambda position: write(torch.randn(position - at, WIDTH)), step, lambda: [cache[:at]], read, None, check)
 
 
 def cached_tensordot(length: int) -> Stepper:
@@ -154,7 +163,7 @@ def cached_tensordot(length: int) -> Stepper:
         return difference(found, layer(inputs[None])[0][:, -1])
 
     read = lambda position: size([weight]) + 8 * position * WIDTH  # noqa: E731
-    return Stepper(lambda position: write(torch.randn(position - at, WIDTH)), step, lambda: [cache[:, :at]], read, check)
+    return Stepper(lambda position: write(torch.randn(position - at, WIDTH)), step, lambda: [cache[:, :at]], read, None, check)
 
 
 def attention(length: int) -> Stepper:
@@ -190,7 +199,7 @@ def attention(length: int) -> Stepper:
     weights = size(module.parameters())
     reach = lambda position: write(torch.randn(1, position - at, WIDTH))  # noqa: E731
     filled = lambda: [keys[:, :, :at], values[:, :, :at]]  # noqa: E731
-    return Stepper(reach, step, filled, lambda position: weights + 8 * position * WIDTH, check)
+    return Stepper(reach, step, filled, lambda position: weights + 8 * position * WIDTH, None, check)
 
 
 def gru() -> Stepper:
@@ -210,7 +219,7 @@ def gru() -> Stepper:
         at += 1
         return y
 
-    return Stepper(reach, step, lambda: [state], lambda _: size(module.parameters()) + 2 * size([state]), lambda: None)
+    return Stepper(reach, step, lambda: [state], lambda _: size(module.parameters()) + 2 * size([state]), None, lambda: None)
 
 
 STEPPERS: dict[str, Callable[..., Stepper]] = {

@@ -169,10 +169,10 @@ class SpectralMixer(Mixer):
 
     def advance(self, features: Tensor, w: Tensor) -> Tensor:
         """One step of `absorb`: U_t = ±A U_{t-1} + b w_t, w (B, D)."""
-        x, dtype = features.to(self.increment.dtype), self.increment.dtype
-        driven = self.input_vector.to(dtype)[:, None] * w[:, None, None].to(dtype)
+        dtype = self.increment.dtype
+        x, driven = features.to(dtype), self.input_vector.to(dtype)[:, None] * w[:, None, None].to(dtype)
         grown = x + torch.matmul(self.increment, x)  # loses less than A x where A is nearly I
-        return (driven + (grown * self.bank_signs if len(self.signs) == 2 else grown)).to(w.dtype)
+        return torch.addcmul(driven, grown, self.bank_signs).to(w.dtype)
 
     def coast(self, features: Tensor, steps: int) -> Tensor:
         """`absorb` of zeros: (±A)^steps U."""

@@ -13,6 +13,7 @@ from torchstu.layers.spectral import Banks, Mode, SpectralMixer, exact_dtype
 from torchstu.ops.autoregression import feedback, lag2_cumsum, lag_windows, lagged_sum
 from torchstu.ops.blocks import block_convolution, free_response
 from torchstu.ops.convolution import basis_convolution
+from torchstu.ops.readout import read_out
 from torchstu.spectral.filters import FilterBank
 from torchstu.spectral.priors import Prior, positive_int
 
@@ -180,15 +181,14 @@ class STU(SpectralMixer):
             scaled = now[:, :, : self.num_filters] * self.scale[:, None].to(now.dtype)
         else:
             scaled = self.window_features(known[:, self.delay : self.delay + self.length])
-        y = torch.bmm(scaled[:, 0].transpose(0, 1), self.M_phi_plus.to(u_t.dtype))  # (K, B, D_out): reads weights as they lie
+        y = read_out(scaled[:, 0], self.M_phi_plus.to(u_t.dtype))
         if self.M_phi_minus is not None:
-            y = y + torch.bmm(scaled[:, 1].transpose(0, 1), self.M_phi_minus.to(u_t.dtype))
-        y = y.sum(0)
+            y = y + read_out(scaled[:, 1], self.M_phi_minus.to(u_t.dtype))
         if self.input_lags:
-            y = y + known[:, : self.input_lags].flatten(1) @ self.M_u.to(u_t.dtype).flatten(0, 1)
+            y = y + read_out(known[:, : self.input_lags], self.M_u.to(u_t.dtype))
         if self.M_y is not None:
             past = state.outputs.to(u_t.dtype)
-            y = y + (past[:, 1] if self.autoregression == "fixed" else past.flatten(1) @ self.M_y.to(u_t.dtype).flatten(0, 1))
+            y = y + (past[:, 1] if self.autoregression == "fixed" else read_out(past, self.M_y.to(u_t.dtype)))
             outputs = torch.cat([y[:, None], past[:, :-1]], dim=1)
         else:
             outputs = state.outputs
