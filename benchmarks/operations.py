@@ -26,6 +26,8 @@ from registry import (
 
 SPARE = 4096
 """Steps that caches have room for beyond the last position."""
+ROUNDS = 15
+"""Turns that the positions of one layer take."""
 STEPS = 50
 
 
@@ -65,6 +67,11 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
     for position in sorted({position for _, positions in plan for position in positions}):
         here = {entry.name for entry, positions in plan if position in positions}
         _generate_at(position, {name: worker for name, worker in workers.items() if name in here}, results, options)
+    for entry, positions in plan:
+        if entry.builder in ("STU", "TensordotSTU") and len(positions) > 1 and entry.name in workers:
+            say(f"generate {entry.name}, positions in turns ...")
+            rounds = workers[entry.name].ask("turns", positions=positions, rounds=ROUNDS, count=STEPS)
+            results[entry.name]["turns"] = [statistics.median(column) for column in zip(*rounds, strict=True)]
     for worker in workers.values():
         worker.close()
     return {"machine_rates": calibration, "results": results}

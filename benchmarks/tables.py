@@ -168,8 +168,9 @@ def ratio_table(results: dict[str, Result]) -> str:
     rows = []
     for name, found in positions.items():
         if len(found) > 1:
-            first, last = median[name, found[0]], median[name, found[-1]]
-            rows.append([f"{name}: {found[-1]:,} / {found[0]:,}", f"{last / first:.2f}"])
+            times = results[name].get("turns") or [median[name, position] for position in found]
+            in_turns = ", positions in turns" if "turns" in results[name] else ""
+            rows.append([f"{name}: {found[-1]:,} / {found[0]:,}{in_turns}", f"{times[-1] / times[0]:.2f}"])
     for ours in ("torchstu STU", "torchstu TensordotSTU"):
         for name, found in positions.items():
             other_kind = name.startswith("cached") and not ours.endswith(name.rpartition(" ")[2])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -139,12 +140,23 @@ def generate_answers(entry: Implementation, options: argparse.Namespace) -> tupl
             times.append(time.perf_counter() - start)
         return times
 
+    def turns(request: dict[str, Any]) -> list[list[float]]:
+        """Rounds of steps at every position reached, which take turns: no drift of the machine looks like a slope."""
+        assert stepper.resume is not None
+        rounds: list[list[float]] = []
+        for _ in range(request["rounds"]):
+            rounds.append([])
+            for position in request["positions"]:
+                stepper.resume(position)
+                rounds[-1].append(statistics.median(steps(request)))
+        return rounds
+
     def memory(request: dict[str, Any]) -> dict[str, int]:
         carried = sum(tensor.numel() * tensor.element_size() for tensor in stepper.carried())
         return {"resident": resident_memory() - before, "carried": carried, "read": stepper.read(request["position"])}
 
     about = {"versions": {"torch": torch.__version__}, "differs": stepper.check()}
-    return about, {"reach": reach, "steps": steps, "memory": memory}
+    return about, {"reach": reach, "steps": steps, "turns": turns, "memory": memory}
 
 
 def parse() -> argparse.Namespace:
