@@ -176,3 +176,10 @@ def test_a_mode_on_the_unit_circle_is_refused_unless_nothing_is_reduced():
     with pytest.raises(ValueError, match="layer: has a mode of magnitude 1"):
         to_lds(layer)
     torch.testing.assert_close(to_lds(layer, 0).impulse_response(50), impulse_response(layer, 50), rtol=0, atol=1e-10)
+
+
+def test_equal_singular_values_stay_together():
+    """Two tied banks have every value twice: what is cut must have been paid for."""
+    values = np.array([1.0, 0.1])
+    assert stu_to_system._orders([values, values], 0.25) == [2, 2]
+    assert stu_to_system._orders([values, values], 0.41) == [1, 1]

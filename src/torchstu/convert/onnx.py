@@ -167,7 +167,7 @@ def _onnx_model(step: StepModule, dtype: torch.dtype) -> Any:
     shapes = {name: ["batch", *tensor.shape[1:]] for name, tensor in zip(names, example[1:], strict=True)}
     facts = {
         "torchstu.layer": type(step.layer).__name__,
-        "torchstu.config": json.dumps(step.layer.config),
+        "torchstu.config": json.dumps(step.layer.config, default=repr),
         "torchstu.state": json.dumps(shapes),
         "torchstu.initial_state": "zeros",
     }

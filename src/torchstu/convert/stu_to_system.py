@@ -164,8 +164,8 @@ def _orders(values: list[np.ndarray], allowed: float) -> list[int]:
     """How many Hankel singular values of each bank to keep: the smallest of all go while 2 Σ σ <= allowed."""
     together = np.sort(np.concatenate(values))
     cut = int(np.searchsorted(2 * np.cumsum(together), allowed, side="right"))
-    limit = together[cut - 1] if cut else -1.0
-    return [int((v > limit).sum()) for v in values]
+    least = together[cut] if cut < len(together) else np.inf  # what equals a kept value is kept
+    return [int((v >= least).sum()) for v in values]
 
 
 def _peak(plan: _Plan, block: int = 256) -> float:

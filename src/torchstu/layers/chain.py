@@ -117,7 +117,7 @@ class Join(torch.autograd.Function):
         joined = [(x + z).to(x.dtype) for x, z in zip(own, free, strict=True)] if free else [x.clone() for x in own]
         if chain.after is not None:
             chain.send(joined[1:], chain.after)
-        ctx.save_for_backward(joined[1])
+        ctx.save_for_backward(joined[-1])
         return tuple(joined)
 
     @staticmethod

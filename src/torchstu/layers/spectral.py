@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, ClassVar, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -39,7 +39,8 @@ class SpectralMixer(Mixer):
 
     - "fft": transforms of the whole sequence, with the filters written out.
     - "block": blocks of some hundred steps and the recurrence (8) between them; needs a realization.
-    - "auto": "block" where there is a realization and the sequence has at least `shortest_block_sequence` steps, else "fft".
+    - "auto": "block" where there is a realization and the sequence has at least `shortest_block_sequence` steps, else "fft";
+      "fft" also while a graph is exported, which "block" would bind to one length. The rule is measured on CPUs.
     """
 
     is_linear = True
@@ -95,6 +96,7 @@ class SpectralMixer(Mixer):
         """The dtype in which `advance` multiplies."""
         return compute_dtype(next(self.parameters()))
 
+    @torch.inference_mode(False)
     def make_buffers(self) -> None:
         """(Re)make the buffers from the bank, in the dtype and on the device of the weights."""
         weight = next(self.parameters())
@@ -112,10 +114,10 @@ class SpectralMixer(Mixer):
             "bank_signs": (signs, self.step_dtype),
         }
         for name, (array, kind) in arrays.items():
-            self.register_buffer(name, torch.as_tensor(array.copy()).to(kind).to(weight.device), persistent=False)
+            self.register_buffer(name, torch.from_numpy(array.copy()).to(kind).to(weight.device), persistent=False)
         if self.bank.prior is None:
             for name in ("eigenvalues", "filters"):  # saved as given: in float64, whatever the weights are in
-                value = torch.as_tensor(getattr(self.bank, name).copy())
+                value = torch.from_numpy(getattr(self.bank, name).copy())
                 if weight.device.type == "mps":  # has no float64
                     value = value.float()
                 self.register_buffer(f"bank_{name}", value if weight.is_meta else value.to(weight.device))
@@ -211,21 +213,28 @@ def block_tensors(bank: FilterBank, block: int, banks: int, dtype: torch.dtype, 
         form.response.reshape(-1, len(form.jump)),
         np.concatenate([form.shapes, form.shapes * sign[:, None]][:banks], axis=1),
     )
-    return tuple(torch.tensor(array).to(dtype).to(device) for array in arrays)
+    return tuple(torch.from_numpy(np.array(array)).to(dtype).to(device) for array in arrays)
 
 
 def continued_taps(bank: FilterBank, steps: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Scaled filters on 0..steps-1, continued in float64 and rounded once, (steps, K)."""
-    return torch.tensor(bank.continued(steps) * bank.eigenvalues**0.25).to(dtype).to(device)
+    return torch.from_numpy(bank.continued(steps) * bank.eigenvalues**0.25).to(dtype).to(device)
 
 
-_cached_block_tensors = lru_cache(maxsize=64)(block_tensors)
-_cached_taps = lru_cache(maxsize=4)(continued_taps)
+_TABLES: WeakKeyDictionary[FilterBank, dict[Any, Any]] = WeakKeyDictionary()
+_MOST_TABLES = 32
+"""Tables kept for a bank; all layers with the bank share them, and they go when it goes."""
 
 
 @torch.compiler.assume_constant_result
-def constant(make: Callable[..., Any], *key: Any) -> Any:
-    """A cached table; while a graph is exported tensors are not real, and none may enter a cache."""
-    if torch.compiler.is_exporting():
-        return make(*key)
-    return (_cached_block_tensors if make is block_tensors else _cached_taps)(*key)
+def constant(make: Callable[..., Any], bank: FilterBank, *key: Any) -> Any:
+    """A table of a bank, made once; while a graph is exported tensors are not real, and none may be kept."""
+    with torch.inference_mode(False):  # what is made in inference mode could never be saved for a backward
+        if torch.compiler.is_exporting():
+            return make(bank, *key)
+        tables = _TABLES.setdefault(bank, {})
+        if (make, *key) not in tables:
+            if len(tables) >= _MOST_TABLES:
+                tables.pop(next(iter(tables)))
+            tables[make, *key] = make(bank, *key)
+        return tables[make, *key]

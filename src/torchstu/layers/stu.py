@@ -26,7 +26,7 @@ class STUState(NamedTuple):
     inputs: Tensor
     """(B, m, D_in) the last inputs, most recent first; m = max(input_lags - 1, delay)."""
     features: Tensor
-    """(B, banks, R, D_in) the bank's output m steps ago, design (8)."""
+    """(B, banks, R, D_in) the bank's output d steps ago, design (8)."""
     outputs: Tensor
     """(B, k_y, D_out) the last outputs, most recent first; k_y = 0 without autoregression."""
 
@@ -61,7 +61,8 @@ class STU(SpectralMixer):
         device, dtype: of the weights. Filters are made in float64 and rounded once.
 
     Raises:
-        ValueError: numbers out of range, ``banks="both"`` with "signed", a bank of another length or count.
+        ValueError: numbers out of range, ``banks="both"`` with "signed", a bank of another length or count,
+            ``output_lags`` with "fixed", an unknown ``mode``, "block" with a bank of one's own.
         TypeError: numbers that are not integers.
 
     Source: arXiv 2312.06837, Eq. 4 and Eq. 5.
@@ -175,10 +176,8 @@ class STU(SpectralMixer):
         known = torch.cat([u_t[:, None], state.inputs.to(u_t.dtype)], dim=1)  # (B, m+1, D_in), most recent first
         features = state.features
         if self.order:
-            now = features = self.advance(features, known[:, self.memory])
-            for age in range(self.memory - 1, self.delay - 1, -1):
-                now = self.advance(now, known[:, age])
-            scaled = now[:, :, : self.num_filters] * self.scale[:, None].to(now.dtype)
+            features = self.advance(features, known[:, self.delay])
+            scaled = features[:, :, : self.num_filters] * self.scale[:, None].to(features.dtype)
         else:
             scaled = self.window_features(known[:, self.delay : self.delay + self.length])
         y = read_out(scaled[:, 0], self.M_phi_plus.to(u_t.dtype))
@@ -203,13 +202,14 @@ class STU(SpectralMixer):
             y, state = super().mix_free(state, head)
             parts.append(y)
         if rest := steps - head:
-            now = self.coast(state.features, self.memory - self.delay)
-            forced = free_response(now, rest, self.free_form(now, rest), self._spectral_weights(now.dtype))
-            parts.append(self._feed_back(forced, state.outputs))
-            known = torch.cat([state.outputs.flip(1), parts[-1]], dim=1)
+            dtype = compute_dtype(state.features, self.M_u)
+            features, past = state.features.to(dtype), state.outputs.to(dtype)
+            forced = free_response(features, rest, self.free_form(features, rest), self._spectral_weights(dtype))
+            parts.append(self._feed_back(forced, past))
+            known = torch.cat([past.flip(1), parts[-1]], dim=1)
             outputs = known[:, known.shape[1] - self.output_lags :].flip(1)
-            state = STUState(torch.zeros_like(state.inputs), self.coast(state.features, rest), outputs)
-        return torch.cat(parts, dim=1), state
+            state = STUState(torch.zeros_like(state.inputs), self.coast(features, rest), outputs)
+        return torch.cat([part.to(parts[-1].dtype) for part in parts], dim=1), state
 
     @without_autocast
     def mix_next(self, u: Tensor, y: Tensor, state: STUState | None) -> Tensor:
@@ -238,24 +238,19 @@ class STU(SpectralMixer):
         """ŷ_t less its y-term, (B, L, D_out), and the next state's inputs and features."""
         steps, m = u.shape[1], self.memory
         known = pad(u, (0, 0, m, 0)) if state is None else torch.cat([state.inputs.flip(1).to(u.dtype), u], dim=1)
-        early = m - self.delay  # steps between the features kept and those that the first output needs
-        kept = (self.initial_features(len(u), self.d_in) if state is None else state.features).to(u.dtype)
-        now = kept if state is None else self.absorb(kept, known[:, :early])
-        delayed, weights = known[:, early : early + steps], self._spectral_weights(u.dtype)
+        features = (self.initial_features(len(u), self.d_in) if state is None else state.features).to(u.dtype)
+        delayed, weights = known[:, m - self.delay :][:, :steps], self._spectral_weights(u.dtype)
         form = self.block_tensors(delayed)
         if form is None:
-            forced = self._convolve(known[:, : early + steps] if state else delayed, steps)
+            forced = self._convolve(delayed if state is None else known[:, : m - self.delay + steps], steps)
             if state is not None and self.order:
-                forced = forced + free_response(now, steps, self.free_form(now, steps), weights)
+                forced = forced + free_response(features, steps, self.free_form(features, steps), weights)
+            features = self.absorb(features, delayed)
         else:
-            forced, states = block_convolution(delayed, now, form, weights)
+            forced, states = block_convolution(delayed, features, form, weights)
+            features = self.absorb(states[:, -1], delayed[:, steps - steps % form.block :])
         if self.input_lags:
             forced = forced + lag_windows(known, self.input_lags, steps) @ self.M_u.to(u.dtype).flatten(0, 1)
-        if form is None or steps < early:
-            features = self.absorb(kept, known[:, :steps])
-        else:
-            whole = (steps - early) // form.block
-            features = self.absorb(states[:, whole], delayed[:, whole * form.block : steps - early])
         return forced, known[:, steps:].flip(1), features
 
     def _convolve(self, known: Tensor, steps: int) -> Tensor:

@@ -40,7 +40,7 @@ class TensordotSTU(SpectralMixer):
         banks: "tied" or "both".
 
     Raises:
-        ValueError: numbers out of range, ``banks="both"`` with "signed".
+        ValueError: numbers out of range, ``banks="both"`` with "signed", an unknown ``mode``, "block" with a bank of one's own.
 
     Source: arXiv 2409.10489.
     """
@@ -138,7 +138,7 @@ class TensordotSTU(SpectralMixer):
         """The free response of the features."""
         if not self.order:
             return super().mix_free(state, steps)
-        features = state.features
+        features = state.features.to(compute_dtype(state.features, self.M_filters))
         y = free_response(features, steps, self.free_form(features, steps), self._bank_weights(features.dtype))
         return y, TensordotState(self.coast(features, steps), state.inputs)
 

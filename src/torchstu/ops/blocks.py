@@ -196,7 +196,7 @@ class _FreeResponse(torch.autograd.Function):
         jumps, response, weights = ctx.saved_tensors
         needs_jumps, _, needs_weights = ctx.needs_input_grad
         banks, blocks, _, channels = jumps.shape
-        grad = grad.view(blocks, banks, -1, weights.shape[3]).transpose(0, 1).flatten(1, 2)  # (banks, N·P, D_out)
+        grad = grad.reshape(blocks, banks, -1, weights.shape[3]).transpose(0, 1).flatten(1, 2)  # (banks, N·P, D_out)
         grad_jumps = grad_weights = None
         if needs_jumps:
             grad_features = torch.bmm(grad, weights.flatten(1, 2).mT).view(banks, blocks, len(response), channels)

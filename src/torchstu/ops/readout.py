@@ -17,7 +17,7 @@ def read_out(x: Tensor, M: Tensor) -> Tensor:
     """
     plain = M.device.type == "cpu" and M.dtype == torch.float32 and not torch.compiler.is_compiling()
     if plain and len(x) == 1 and M.numel() >= _LARGE and not (torch.is_grad_enabled() and (x.requires_grad or M.requires_grad)):
-        rows = torch.arange(x[0].numel())
+        rows = torch.arange(x[0].numel(), device=M.device)
         shares = rows[:: -(-len(rows) // torch.get_num_threads())]  # one part of the rows a thread
         return embedding_bag(rows, M.flatten(0, 1), shares, mode="sum", per_sample_weights=x.flatten()).sum(0, keepdim=True)
     return torch.bmm(x.transpose(0, 1), M).sum(0)

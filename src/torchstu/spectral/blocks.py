@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
@@ -39,7 +38,6 @@ class BlockForm:
     shapes: np.ndarray
 
 
-@lru_cache(maxsize=64)
 def block_form(bank: FilterBank, block: int, tolerance: float) -> BlockForm:
     """The block form of a bank that has a realization.
 
@@ -47,10 +45,15 @@ def block_form(bank: FilterBank, block: int, tolerance: float) -> BlockForm:
         bank: with a `state_space`.
         block: C, a multiple of 4.
         tolerance: functions of the free response below this share of the largest are left out.
+
+    Raises:
+        ValueError: a bank without a realization, ``block`` no positive multiple of 4.
     """
+    if block < 4 or block % 4:
+        raise ValueError(f"block: {block}; it must be a positive multiple of 4")
     space, count = bank.state_space, bank.count
-    assert space is not None
-    assert block % 4 == 0
+    if space is None:
+        raise ValueError("bank: of one's own arrays, which have no realization beyond their length")
     scale = bank.eigenvalues**0.25
     states = space.free_response(space.b, block)  # (C, R), A^i b
     powers = space.A[None]

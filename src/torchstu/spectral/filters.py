@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field
 from functools import lru_cache
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -64,6 +65,9 @@ class FilterBank:
             raise ValueError("eigenvalues: must be positive and descending")
         if self.reliable < 0:
             object.__setattr__(self, "reliable", self.count)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> FilterBank:
+        return self  # nothing of it can change
 
     @property
     def length(self) -> int:
@@ -150,15 +154,28 @@ def filter_bank(length: int, count: int, prior: str | Prior = "positive") -> Fil
     length, count, prior = positive_int("length", length), positive_int("count", count), get_prior(prior)
     if count > length:
         raise ValueError(f"count: {count} filters of length {length}; it must be at most the length")
-    parts = _decompose(prior, length)
-    if count > parts.reliable:
+    bank = _shared_bank(length, count, prior)
+    if count > bank.reliable:
         warnings.warn(
-            f"count: {count} filters of length {length}, of which float64 supports {parts.reliable} "
+            f"count: {count} filters of length {length}, of which float64 supports {bank.reliable} "
             f"(prior {prior.name!r}); the others are noise",
             ReliabilityWarning,
             stacklevel=2,
         )
-    return FilterBank(parts.singular_values[:count] ** 2, parts.evaluate(count), prior, parts.reliable)
+    return bank
+
+
+_BANKS: WeakValueDictionary[tuple[int, int, Prior], FilterBank] = WeakValueDictionary()
+
+
+def _shared_bank(length: int, count: int, prior: Prior) -> FilterBank:
+    """The bank that someone else holds already, or a new one: its arrays cannot be written to."""
+    bank = _BANKS.get((length, count, prior))
+    if bank is None:
+        parts = _decompose(prior, length)
+        bank = FilterBank(parts.singular_values[:count] ** 2, parts.evaluate(count), prior, parts.reliable)
+        _BANKS[length, count, prior] = bank
+    return bank
 
 
 def resolve_bank(prior: str | Prior | FilterBank, length: int, count: int) -> FilterBank:
