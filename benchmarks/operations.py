@@ -14,6 +14,7 @@ from registry import (
     CURVE_AXES,
     GENERATE,
     LAYER_CASES,
+    LONGEST_FFT,
     MODES,
     QUICK_AXES,
     QUICK_POSITIONS,
@@ -96,9 +97,11 @@ def _generate_at(
 def curves(options: argparse.Namespace) -> dict[str, Any]:
     """One process a point and mode, one after the other: seconds and peak memory of a forward pass and of a training step."""
     points = []
-    for shape in curve_points(QUICK_AXES if options.quick else CURVE_AXES):
+    axes = {name: axis for name, axis in (QUICK_AXES if options.quick else CURVE_AXES).items() if name in options.axes}
+    for shape in curve_points(axes):
         say(f"curves {shape} ...")
-        points += [{"shape": shape, "name": name} | _curve_point(layer(name), shape, options) for name in MODES]
+        names = [name for name in MODES if shape[1] <= LONGEST_FFT or not name.endswith("fft")]
+        points += [{"shape": shape, "name": name} | _curve_point(layer(name), shape, options) for name in names]
     return {"points": points}
 
 

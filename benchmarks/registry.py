@@ -117,6 +117,8 @@ GENERATE: list[tuple[Implementation, tuple[int, ...]]] = [
 ]  # fmt: skip
 QUICK_POSITIONS = (1_000, 2_048)
 
+LONGEST_FFT = 2**18
+"""Steps beyond which `curves` leaves out the transforms of a whole sequence: minutes a step."""
 CURVE_BASE: Shape = (1, 4096, 64, 24)
 CURVE_AXES: dict[str, tuple[int, list[int]]] = {
     "L": (1, [2**i for i in range(8, 21)]),

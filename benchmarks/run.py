@@ -67,6 +67,7 @@ def parse() -> argparse.Namespace:
         help='NAME=its interpreter; "pip" has all others',
     )
     add("--only", type=operation_list, default=list(OPERATIONS), help="operations, separated by commas (default all)")
+    add("--axes", default="LDKB", help="which of L, D, K and B `curves` varies (default LDKB)")
     add("--repeats", type=int, default=5, help="timed repeats of each (default 5)")
     add("--threads", type=int, default=2, help="cores of each process (default 2)")
     add("--memory-limit", type=float, help="GiB that one process may take (default 0.8 of what is free)")
@@ -83,7 +84,11 @@ def command(options: argparse.Namespace, name: str) -> str:
     """How to make this result again, without this machine's folders."""
     words = [f"--peer {peer}=DIR" for peer in options.peer]
     words += [f"--peer-python {peer}=PYTHON" for peer in options.peer_python]
-    words += [f"--only {name}", f"--repeats {options.repeats}", f"--threads {options.threads}"] + ["--quick"] * options.quick
+    words += (
+        [f"--only {name}", f"--repeats {options.repeats}", f"--threads {options.threads}"]
+        + ["--quick"] * options.quick
+        + [f"--axes {options.axes}"] * (name == "curves")
+    )
     return " ".join(["python benchmarks/run.py", *words])
 
 
