@@ -16,6 +16,7 @@ from torchstu.ops.recurrence import absorb
 from torchstu.spectral.blocks import block_form
 from torchstu.spectral.filters import FilterBank, resolve_bank
 from torchstu.spectral.priors import Prior, positive_int
+from torchstu.spectral.realization import StateSpace
 
 Banks = Literal["both", "positive"]
 Mode = Literal["auto", "fft", "block"]
@@ -101,16 +102,16 @@ class SpectralMixer(Mixer):
         """(Re)make the buffers from the bank, in the dtype and on the device of the weights."""
         weight = next(self.parameters())
         space, scaled = self.bank.state_space, self.bank.scaled_filters
-        order = self.order
-        A, b = (np.zeros((0, 0)), np.zeros(0)) if space is None else (space.A, space.b)
+        if space is None:
+            space = StateSpace(np.zeros((0, 0)), np.zeros(0), 0.0)
         dtype, exact = compute_dtype(weight), exact_dtype(weight)
         signs = np.array(self.signs)[:, None, None]
         arrays: dict[str, tuple[np.ndarray, torch.dtype]] = {
             "filters": (scaled, dtype),
             "scale": (self.bank.eigenvalues**0.25, dtype),
-            "transitions": (signs * A.reshape(1, order, order), exact),
-            "input_vector": (b, exact),
-            "increment": (A - np.eye(order), self.step_dtype),
+            "transitions": (signs * space.A, exact),
+            "input_vector": (space.b, exact),
+            "increment": (space.increment, self.step_dtype),
             "bank_signs": (signs, self.step_dtype),
         }
         for name, (array, kind) in arrays.items():

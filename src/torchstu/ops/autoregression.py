@@ -65,8 +65,6 @@ def feedback(x: Tensor, M: Tensor, past: Tensor | None = None) -> Tensor:
 class _Feedback(torch.autograd.Function):
     """`feedback` with a past."""
 
-    generate_vmap_rule = False
-
     @staticmethod
     def forward(x: Tensor, M: Tensor, past: Tensor) -> Tensor:
         return _solve(x, M, past)

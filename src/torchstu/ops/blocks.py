@@ -122,19 +122,13 @@ def negacyclic_convolution(u: Tensor, basis: Tensor, weights: Tensor) -> Tensor:
 
 def negacyclic_channel_convolution(u: Tensor, basis: Tensor, weights: Tensor) -> Tensor:
     """`negacyclic_convolution` channel by channel; u (N, C, D), weights (2, K, D) -> (N, C, D)."""
-    half = u.shape[1] // 2
-    halves = torch.complex(u[:, :half].mT.contiguous(), u[:, half:].mT.contiguous())  # (N, D, C/2)
-    twist = _twist(half, u)
     even, odd = torch.matmul(basis, weights[:, None]).mT  # (Re|Im, D, C/4)
     kernel = torch.cat([torch.complex(*(even + odd)), torch.complex(*(even - odd))], dim=1)
-    y = torch.fft.ifft(torch.fft.fft(halves * twist) * kernel) * twist.conj()
-    return torch.cat([y.real, y.imag], dim=2).mT
+    return _inverse(_transform(u) * kernel)
 
 
 class _Negacyclic(torch.autograd.Function):
     """Sheets: (C/4, 2, N, D) complex, the frequencies m and m + C/4. The backward works on conj(ĝ): only transposes occur."""
-
-    generate_vmap_rule = False
 
     @staticmethod
     def forward(u: Tensor, basis: Tensor, weights: Tensor) -> Tensor:
@@ -172,8 +166,6 @@ class _FreeResponse(torch.autograd.Function):
 
     The features are made again in the backward instead of kept: they are P·K/C times as many numbers as the inputs.
     """
-
-    generate_vmap_rule = False
 
     @staticmethod
     def forward(jumps: Tensor, response: Tensor, weights: Tensor) -> Tensor:
@@ -223,22 +215,31 @@ def _twist(half: int, like: Tensor) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle)
 
 
+def _transform(x: Tensor) -> Tensor:
+    """û, (N, C, D) real to (N, D, C/2) complex."""
+    half = x.shape[1] // 2
+    halves = torch.complex(x[:, :half].mT.contiguous(), x[:, half:].mT.contiguous())
+    return torch.fft.fft(halves.mul_(_twist(half, x)))
+
+
+def _inverse(spectrum: Tensor) -> Tensor:
+    """The inverse of `_transform`."""
+    count, channels, half = spectrum.shape
+    halves = torch.fft.ifft(spectrum)
+    halves = halves.mul_(_twist(half, halves.real).conj())
+    return torch.view_as_real(halves).permute(0, 3, 2, 1).reshape(count, 2 * half, channels)
+
+
 def _to_sheets(x: Tensor, conjugate: bool = False) -> Tensor:
     """(N, C, D) real to (C/4, 2, N, D) complex, or to its conjugate."""
-    count, block, channels = x.shape
-    half = block // 2
-    halves = torch.complex(x[:, :half].mT.contiguous(), x[:, half:].mT.contiguous())  # (N, D, C/2)
-    spectrum = torch.fft.fft(halves.mul_(_twist(half, x))).view(count, channels, 2, half // 2).permute(3, 2, 0, 1)
+    spectrum = _transform(x).unflatten(2, (2, -1)).permute(3, 2, 0, 1)
     return (spectrum.conj() if conjugate else spectrum).clone(memory_format=torch.contiguous_format).resolve_conj()
 
 
 def _from_sheets(sheets: Tensor, conjugate: bool = False) -> Tensor:
     """The inverse of `_to_sheets`."""
-    quarter, _, count, channels = sheets.shape
     spectrum = sheets.conj().resolve_conj() if conjugate else sheets
-    halves = torch.fft.ifft(spectrum.permute(2, 3, 1, 0).reshape(count, channels, 2 * quarter))
-    halves = halves.mul_(_twist(2 * quarter, halves.real).conj())
-    return torch.view_as_real(halves).permute(0, 3, 2, 1).reshape(count, 4 * quarter, channels)
+    return _inverse(spectrum.permute(2, 3, 1, 0).flatten(2))
 
 
 def _kernels(basis: Tensor, weights: Tensor) -> Tensor:

@@ -63,8 +63,6 @@ class _BasisConvolution(torch.autograd.Function):
     D_out) in the forward and (f, 2 sheets, Re|Im, D_in, D_out) in the backward, so that one ``bmm`` makes all real products.
     """
 
-    generate_vmap_rule = False
-
     @staticmethod
     def forward(u: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
         size, batch = transform_size(2 * u.shape[1]), len(u)
