@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchstu import LDS, Rotations, Uniform, random_lds, relative_error, system_to_stu
+from torchstu import LDS, Rotations, Uniform, random_lds, relative_error, system_to_stu, to_lds
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,21 @@ def test_the_response_is_the_systems(marginal):
         response = layer(pulse)[0].permute(1, 2, 0)
     torch.testing.assert_close(response, lds.impulse_response(40), rtol=0, atol=2e-5)
     torch.testing.assert_close(response[:2], lds.impulse_response(2), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 5, 8])
+def test_preconditioned_weights_give_the_same_system(degree):
+    """M_u and M_phi for the response of p(A), both signs, and D: exact at the first lags, and the way back is a system."""
+    values = np.array([0.999, 0.2, -0.98, 0.7, -0.5])
+    rng = np.random.default_rng(0)
+    lds = LDS(np.diag(values), rng.normal(size=(5, 2)), rng.normal(size=(3, 5)), rng.normal(size=(3, 2)))
+    layer = system_to_stu(lds, 128, 20, preconditioning=degree)
+    assert layer.delay == layer.output_lags == degree
+    u = torch.randn(2, 128, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert relative_error(layer(u)[0], lds.simulate(u)) < 1e-9  # measured 5e-12
+        torch.testing.assert_close(layer(u)[0][:, :degree], lds.simulate(u)[:, :degree], rtol=1e-12, atol=1e-12)
+        assert relative_error(to_lds(layer).simulate(u), layer(u)[0]) < 1e-12
 
 
 def test_a_system_with_real_eigenvectors_need_not_be_symmetric():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from torchstu import ARSTU, LRU, STU, FilterBank, SpectralSSM, TensordotSTU, filter_bank
+from torchstu.spectral.sector import Harmonics, Sector
 from torchstu.testing import check_mixer
 
 OWN = FilterBank(filter_bank(32, 6).eigenvalues, filter_bank(32, 6).filters)
@@ -17,6 +18,9 @@ MIXERS = {
     "STU, odd delay, many lags": lambda dtype: STU(1, 1, **SMALL, delay=1, input_lags=6, dtype=dtype),
     "STU, no lags": lambda dtype: STU(2, 2, **SMALL, input_lags=0, autoregression=None, dtype=dtype),
     "STU, own bank": lambda dtype: STU(2, 2, length=32, num_filters=6, prior=OWN, banks="both", dtype=dtype),
+    "STU, preconditioning": lambda dtype: STU(3, 2, **SMALL, preconditioning=5, dtype=dtype),
+    "STU, sector": lambda dtype: STU(2, 3, **SMALL, prior=Sector(0.3), autoregression=None, dtype=dtype),
+    "STU, sum": lambda dtype: STU(2, 2, **SMALL, prior="positive" + Harmonics([8]), preconditioning=1, dtype=dtype),
     "ARSTU": lambda dtype: ARSTU(3, 2, **SMALL, dtype=dtype),
     "ARSTU, 1 output lag": lambda dtype: ARSTU(3, 2, **SMALL, output_lags=1, dtype=dtype),
     "ARSTU, 5 output lags": lambda dtype: ARSTU(2, 2, **SMALL, output_lags=5, dtype=dtype),

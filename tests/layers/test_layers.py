@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from torchstu import ARSTU, LRU, STU, FilterBank, Rotations, TensordotSTU, filter_bank, random_lds
+from torchstu.spectral.sector import Sector
 from torchstu.testing import TOLERANCES, close, run_steps
 
 SMALL = {"length": 32, "num_filters": 8, "dtype": torch.float64}
@@ -35,6 +36,46 @@ def test_stu_is_equation_4():
                 y[t + 2] += scale[k] * phi[i, k] * (u[0, t - 2 - i] @ layer.M_phi_plus[k])
                 y[t + 2] += scale[k] * (-1) ** i * phi[i, k] * (u[0, t - 2 - i] @ layer.M_phi_minus[k])
     close(layer(u)[0][0], y[2:], "twin float64", "Eq. 4")
+
+
+def test_preconditioning_is_a_fixed_polynomial_of_past_outputs():
+    """(9), written out: the y-term of degree 5 and the defaults that make (7) exact."""
+    layer = filled(STU(2, 3, **SMALL, preconditioning=5))
+    assert (layer.delay, layer.input_lags, layer.output_lags) == (5, 6, 5)
+    assert layer.fixed_coefficients == (0.0, 1.25, 0.0, -0.3125, 0.0)
+    assert STU(2, 3, **SMALL).fixed_coefficients == (0.0, 1.0)
+    assert ARSTU(2, 3, **SMALL).fixed_coefficients is None
+    plain = STU(2, 3, **SMALL, autoregression=None, input_lags=6, delay=5)
+    plain.load_state_dict(layer.state_dict())
+    u = torch.randn(1, 70, 2, dtype=torch.float64)
+    y, forced = layer(u)[0], plain(u)[0]
+    expected = forced.clone()
+    expected[:, 2:] += 1.25 * y[:, :-2]
+    expected[:, 4:] -= 0.3125 * y[:, :-4]
+    close(y, expected, "twin float64", "y-term")
+    assert [name for name, _ in layer.named_parameters()] == ["M_u", "M_phi_plus", "M_phi_minus"]
+
+
+def test_wide_banks_are_run_by_transforms_unless_asked():
+    layer = STU(1, 1, length=512, num_filters=150, prior=Sector(1.0), dtype=torch.float64)
+    u = torch.zeros(1, 300, 1, dtype=torch.float64)
+    assert layer.order > layer.most_block_states
+    assert layer.block_tensors(u) is None
+    assert STU(1, 1, length=512, dtype=torch.float64).block_tensors(u) is not None
+
+
+@pytest.mark.parametrize("prior", [Sector(0.1), "positive" + Sector(0.1)], ids=repr)
+def test_every_mode_agrees_with_a_prior_that_oscillates(prior):
+    layer = filled(STU(1, 2, length=1024, num_filters=64, prior=prior, autoregression=None, dtype=torch.float64))
+    u = torch.randn(1, 3000, 1, dtype=torch.float64)
+    results = {}
+    for mode in ("fft", "block"):
+        layer.mode = mode
+        results[mode] = layer(u)[0]
+        first, state = layer(u[:, :1100])
+        close(torch.cat([first, layer(u[:, 1100:], state)[0]], 1), results[mode], "modes float64", f"cut, {mode}")
+    close(results["block"], results["fft"], "modes float64", "blocks")
+    close(run_steps(layer, u[:, :500]), results["fft"][:, :500], "modes float64", "steps")
 
 
 def test_arstu_starts_as_the_theorem_and_is_equation_5():
@@ -192,6 +233,9 @@ BAD = [
     (lambda: STU(2, 2, length=8, num_filters=2, autoregression="yes"), ValueError, "autoregression: 'yes'"),
     (lambda: STU(2, 2, length=8, num_filters=2, output_lags=3), ValueError, "output_lags: 3 with autoregression='fixed'"),
     (lambda: ARSTU(2, 2, length=8, num_filters=2, output_lags=0), ValueError, "output_lags: 0"),
+    (lambda: STU(2, 2, length=8, num_filters=2, preconditioning=0), ValueError, "preconditioning: 0"),
+    (lambda: ARSTU(2, 2, length=8, num_filters=2, preconditioning=5), ValueError, "preconditioning: 5 with autoreg"),
+    (lambda: STU(2, 2, length=8, num_filters=2, preconditioning=5, output_lags=2), ValueError, "output_lags: 2"),
     (lambda: ARSTU(2, 2, length=8, num_filters=2, autoregression="fixed"), ValueError, "autoregression: 'fixed'"),
     (lambda: STU(2, 2, length=8, num_filters=2, delay=-1), ValueError, "delay: -1"),
     (lambda: STU(2, 2, length=8, num_filters=2, banks="negative"), ValueError, "banks: 'negative'"),

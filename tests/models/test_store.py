@@ -6,12 +6,18 @@ import pytest
 import torch
 
 from torchstu import ARSTU, LRU, STU, FilterBank, Prior, SpectralSSM, TensordotSTU, filter_bank, load_model, save_model
+from torchstu.spectral.sector import Harmonics, Sector
 
 OWN = FilterBank(filter_bank(16, 4).eigenvalues, filter_bank(16, 4).filters)
 MODELS = {
     "STU": lambda: STU(2, 3, length=16, num_filters=4, dtype=torch.float64),
     "STU, own bank": lambda: STU(2, 3, length=16, num_filters=4, prior=OWN),
     "STU, signed": lambda: STU(2, 2, length=16, num_filters=4, prior="signed", autoregression=None),
+    "STU, preconditioning": lambda: STU(2, 3, length=16, num_filters=4, preconditioning=5),
+    "STU, sum": lambda: STU(2, 3, length=16, num_filters=4, prior="positive" + Sector(0.1, radius=(0.5, 1.0))),
+    "SpectralSSM, harmonics": lambda: SpectralSSM(
+        2, 3, d_model=4, num_layers=2, length=16, mixer="STU", mixer_options={"num_filters": 4, "prior": Harmonics([7, 12])}
+    ),
     "ARSTU": lambda: ARSTU(2, 3, length=16, num_filters=4, output_lags=3),
     "TensordotSTU": lambda: TensordotSTU(2, length=16, num_filters=4, banks="both"),
     "LRU": lambda: LRU(2, 3, state_dim=5),

@@ -82,3 +82,32 @@ def test_lagged_sum_is_feedback_with_true_outputs(length):
     M, past, x = 0.3 * normal(3, 2, 2), normal(2, 3, 2), normal(2, length, 2)
     y = reference.feedback(x, M, past)
     close(x + autoregression.lagged_sum(y, M, past), y, "twin float64", "lagged sum")
+
+
+@pytest.mark.parametrize("length", [*LENGTHS, 64, 65, 150])
+@pytest.mark.parametrize("coefficients", [(0.0, 1.0), (0.0, 1.25, 0.0, -0.3125, 0.0), (0.5,), (0.0,), (0.3, -0.2, 0.1)])
+def test_fixed_feedback_is_feedback_with_multiples_of_the_identity(length, coefficients):
+    M = torch.stack([a * torch.eye(3, dtype=torch.float64) for a in coefficients])
+    x, past = normal(2, length, 3), normal(2, len(coefficients), 3)
+    if any(coefficients):
+        against_twin(
+            lambda x, past: autoregression.fixed_feedback(x, coefficients, past),
+            lambda x, past: reference.feedback(x, M, past),
+            x,
+            past,
+        )
+    y = autoregression.fixed_feedback(x, coefficients)
+    close(y, reference.feedback(x, M), "twin float64", "from rest")
+    close(autoregression.fixed_innovation(y, coefficients), x, "twin float64", "innovation")
+    y = autoregression.fixed_feedback(x, coefficients, past)
+    close(autoregression.fixed_innovation(y, coefficients, past), x, "twin float64", "innovation after a past")
+    close(autoregression.fixed_sum(past, coefficients) + x[:, 0], y[:, 0], "twin float64", "one step")
+
+
+def test_fixed_feedback_has_more_lags_than_a_block_has_steps():
+    coefficients = tuple(0.5 / (j + 1) ** 2 for j in range(80))
+    M = torch.stack([a * torch.eye(1, dtype=torch.float64) for a in coefficients])
+    for length in (3, 64, 200):
+        x, past = normal(1, length, 1), normal(1, 80, 1)
+        expected = reference.feedback(x, M, past)
+        close(autoregression.fixed_feedback(x, coefficients, past), expected, "twin float64", "80 lags")

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torchstu import FilterBank, Prior, filter_bank, hankel_matrix
 from torchstu.spectral import cache
 from torchstu.spectral.bounds import eigenvalue_decay
-from torchstu.spectral.filters import ReliabilityWarning, _decompose
+from torchstu.spectral.decomposition import decompose as _decompose
+from torchstu.spectral.filters import ReliabilityWarning
 from torchstu.testing import TOLERANCES
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "hankel_eigenpairs_80_digits.json").read_text())
@@ -213,7 +214,7 @@ def test_cache_is_used(tmp_path, monkeypatch):
     _decompose.cache_clear()
     filter_bank(50, 5)
     _decompose.cache_clear()
-    monkeypatch.setattr("torchstu.spectral.filters._decompose_anew", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("torchstu.spectral.decomposition._decompose_anew", lambda *_: pytest.fail("computed again"))
     filter_bank(50, 5)
 
 

@@ -15,7 +15,7 @@ from torchstu.ops.blocks import BlockTensors, block_size
 from torchstu.ops.recurrence import absorb
 from torchstu.spectral.blocks import block_form
 from torchstu.spectral.filters import FilterBank, resolve_bank
-from torchstu.spectral.priors import Prior, positive_int
+from torchstu.spectral.priors import PriorLike, positive_int
 from torchstu.spectral.realization import StateSpace
 
 Banks = Literal["both", "positive"]
@@ -40,12 +40,14 @@ class SpectralMixer(Mixer):
 
     - "fft": transforms of the whole sequence, with the filters written out.
     - "block": blocks of some hundred steps and the recurrence (8) between them; needs a realization.
-    - "auto": "block" where there is a realization and the sequence has at least `shortest_block_sequence` steps, else "fft";
-      "fft" also while a graph is exported, which "block" would bind to one length. The rule is measured on CPUs.
+    - "auto": "block" where there is a realization of at most `most_block_states` and the sequence has at least
+      `shortest_block_sequence` steps, else "fft"; "fft" also while a graph is exported, which "block" would bind to one length.
+      The rule is measured on CPUs.
     """
 
     is_linear = True
     shortest_block_sequence: ClassVar[int] = 128
+    most_block_states: ClassVar[int] = 128
 
     filters: Tensor
     transitions: Tensor
@@ -55,14 +57,14 @@ class SpectralMixer(Mixer):
     scale: Tensor
 
     def __init__(
-        self, length: int, num_filters: int, prior: str | Prior | FilterBank, banks: Banks | None, mode: Mode = "auto"
+        self, length: int, num_filters: int, prior: PriorLike | FilterBank, banks: Banks | None, mode: Mode = "auto"
     ) -> None:
         super().__init__()
         self.length, self.num_filters = positive_int("length", length), positive_int("num_filters", num_filters)
         self.bank = resolve_bank(prior, self.length, self.num_filters)
         symmetric = self.bank.prior is not None and self.bank.prior.symmetric
         if banks is None:
-            banks = "positive" if symmetric or self.bank.prior is None else "both"
+            banks = "both" if self.bank.prior is not None and self.bank.prior.covers_positive else "positive"
         if banks not in ("both", "positive"):
             raise ValueError(f"banks: {banks!r}; it must be None, 'both' or 'positive'")
         if banks == "both" and symmetric:
@@ -140,7 +142,8 @@ class SpectralMixer(Mixer):
     def block_tensors(self, u: Tensor) -> BlockTensors | None:
         """The bank's block form for an input (B, T, D) where `mode` calls for blocks, else None."""
         short = u.shape[1] < self.shortest_block_sequence or torch.compiler.is_exporting()
-        if self.mode == "fft" or self.bank.state_space is None or (self.mode == "auto" and short):
+        unfit = short or self.order > self.most_block_states
+        if self.mode == "fft" or self.bank.state_space is None or (self.mode == "auto" and unfit):
             return None
         return self._form(u.shape[0], u.shape[1], u)
 
@@ -189,8 +192,8 @@ class SpectralMixer(Mixer):
         return torch.einsum("sl,lk,bld->bskd", sign, self.filters[: window.shape[1]].to(window.dtype), window)
 
     def prior_config(self) -> dict[str, Any]:
-        """How to find the bank again: the name of its prior, or None for one that is saved with the weights."""
-        return {"prior": None if self.bank.prior is None else self.bank.prior.name}
+        """How to find the bank again: its prior as `Prior.config`, or None for one that is saved with the weights."""
+        return {"prior": None if self.bank.prior is None else self.bank.prior.config}
 
 
 def number(size: int) -> int:

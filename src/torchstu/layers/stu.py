@@ -10,12 +10,13 @@ from torch.nn.functional import pad
 
 from torchstu.layers.base import compute_dtype, without_autocast
 from torchstu.layers.spectral import Banks, Mode, SpectralMixer, exact_dtype
-from torchstu.ops.autoregression import feedback, lag2_cumsum, lag_windows, lagged_sum
+from torchstu.ops.autoregression import feedback, fixed_feedback, fixed_sum, lag_windows, lagged_sum
 from torchstu.ops.blocks import block_convolution, free_response
 from torchstu.ops.convolution import basis_convolution
 from torchstu.ops.readout import read_out
 from torchstu.spectral.filters import FilterBank
-from torchstu.spectral.priors import Prior, positive_int
+from torchstu.spectral.preconditioning import chebyshev_coefficients
+from torchstu.spectral.priors import PriorLike, positive_int
 
 Autoregression = Literal["fixed", "learned"]
 
@@ -43,7 +44,7 @@ class STU(SpectralMixer):
     ``M_u``         (k_u, D_in, D_out)      input lags
     ``M_phi_plus``  (K, D_in, D_out)        + bank
     ``M_phi_minus`` (K, D_in, D_out)        - bank, filters (-1)^i φ_k(i); None with ``banks="positive"``
-    ``M_y``         (k_y, D_out, D_out)     output lags: identity on lag 2; a parameter only if learned
+    ``M_y``         (k_y, D_out, D_out)     output lags; "fixed": a buffer, the identity on lag 2, or -c_j I on lag j (9)
     ==============  ======================  =========================================================================
 
     Args:
@@ -51,21 +52,24 @@ class STU(SpectralMixer):
         length: L, the memory: the steps that the filters are made for. Longer sequences run on, with the filters continued
             as sums of exponentials (8).
         num_filters: K.
-        input_lags: k_u, at least 0.
+        input_lags: k_u, at least 0; None means 3, or n + 1 with preconditioning of degree n.
         autoregression: "fixed" is Eq. 4 (ŷ_{t-2} with the identity), "learned" Eq. 5, None neither y-term nor delay.
-        output_lags: k_y, at least 1; used by "learned" ("fixed" has 2).
-        delay: d, the steps by which the spectral part lags; None means 2 with autoregression and 0 without.
-        banks: "both", "positive", or None: both for the prior "positive", one for others.
-        prior: a name, a `Prior` or a `FilterBank`.
+        output_lags: k_y, at least 1; used by "learned" ("fixed" has 2, or n with preconditioning; None means that, or 2).
+        preconditioning: n, the degree of the monic Chebyshev polynomial p whose coefficients c are a "fixed" y-term (9):
+            ŷ_t = -Σ_j c_j ŷ_{t-j} + …; the rest then has the response of p(A). It is stable. None is p(A) = A² - I.
+        delay: d, the steps by which the spectral part lags; None means 2 with autoregression (n with preconditioning) and 0
+            without.
+        banks: "both", "positive" (one bank), or None: both for the prior "positive" and sums with it, one for others.
+        prior: a name, a `Prior` such as `Sector` or a sum of priors (9), the configuration of one, or a `FilterBank`.
         mode: how `forward` works, "auto", "fft" or "block": see `SpectralMixer`. The result is the same.
         device, dtype: of the weights. Filters are made in float64 and rounded once.
 
     Raises:
         ValueError: numbers out of range, ``banks="both"`` with "signed", a bank of another length or count,
-            ``output_lags`` with "fixed", an unknown ``mode``, "block" with a bank of one's own.
+            ``output_lags`` with "fixed", ``preconditioning`` without it, an unknown ``mode``, "block" with a bank of one's own.
         TypeError: numbers that are not integers.
 
-    Source: arXiv 2312.06837, Eq. 4 and Eq. 5.
+    Source: arXiv 2312.06837, Eq. 4 and Eq. 5; arXiv 2502.06545 for the preconditioning.
     """
 
     optimizer_hints: ClassVar[dict[str, tuple[float, bool]]] = {"M_y": (0.1, False)}
@@ -74,6 +78,8 @@ class STU(SpectralMixer):
     M_phi_plus: nn.Parameter
     M_phi_minus: nn.Parameter | None
     M_y: Tensor | None
+    fixed_coefficients: tuple[float, ...] | None
+    """a of ŷ_t = Σ_j a_j ŷ_{t-j} + …, the most recent lag first: (0, 1), or -c with preconditioning; None if not "fixed"."""
 
     def __init__(
         self,
@@ -82,12 +88,13 @@ class STU(SpectralMixer):
         *,
         length: int,
         num_filters: int = 24,
-        input_lags: int = 3,
+        input_lags: int | None = None,
         autoregression: Autoregression | None = "fixed",
-        output_lags: int = 2,
+        output_lags: int | None = None,
+        preconditioning: int | None = None,
         delay: int | None = None,
         banks: Banks | None = None,
-        prior: str | Prior | FilterBank = "positive",
+        prior: PriorLike | FilterBank = "positive",
         mode: Mode = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -96,14 +103,14 @@ class STU(SpectralMixer):
         if autoregression not in ("fixed", "learned", None):
             raise ValueError(f"autoregression: {autoregression!r}; it must be 'fixed', 'learned' or None")
         self.d_in, self.d_out = positive_int("d_in", d_in), positive_int("d_out", d_out)
-        self.input_lags = positive_int("input_lags", input_lags, minimum=0)
-        self.output_lags = positive_int("output_lags", output_lags)
-        if autoregression == "fixed" and output_lags != 2:
-            raise ValueError(f"output_lags: {output_lags} with autoregression='fixed'; the fixed y-term has lag 2")
-        if autoregression is None:
-            self.output_lags = 0
-        self.autoregression = autoregression
-        self.delay = (2 if autoregression else 0) if delay is None else positive_int("delay", delay, minimum=0)
+        self.autoregression, self.preconditioning = autoregression, preconditioning
+        self.fixed_coefficients = _fixed_coefficients(autoregression, preconditioning)
+        degree = 2 if self.fixed_coefficients is None else len(self.fixed_coefficients)
+        if positive_int("output_lags", degree if output_lags is None else output_lags) != degree and self.fixed_coefficients:
+            raise ValueError(f"output_lags: {output_lags} with autoregression='fixed'; the fixed y-term has {degree}")
+        self.input_lags = degree + 1 if input_lags is None else positive_int("input_lags", input_lags, minimum=0)
+        self.output_lags = 0 if autoregression is None else degree if output_lags is None else output_lags
+        self.delay = (degree if autoregression else 0) if delay is None else positive_int("delay", delay, minimum=0)
         self.memory = max(self.input_lags - 1, self.delay, 0)
         if self.bank.state_space is None:
             self.memory = max(self.memory, self.delay + self.length - 1)
@@ -129,9 +136,9 @@ class STU(SpectralMixer):
     def make_buffers(self) -> None:
         """(Re)make filters and, for "fixed", the constant ``M_y``."""
         super().make_buffers()
-        if self.autoregression == "fixed":
+        if self.fixed_coefficients is not None:
             identity = torch.eye(self.d_out, dtype=self.filters.dtype, device=self.filters.device)
-            self.register_buffer("M_y", torch.stack([torch.zeros_like(identity), identity]), persistent=False)
+            self.register_buffer("M_y", torch.stack([a * identity for a in self.fixed_coefficients]), persistent=False)
 
     def reset_parameters(self) -> None:
         """All weights to zero, a learned ``M_y`` to the identity on lag 2 (where there is one)."""
@@ -145,8 +152,12 @@ class STU(SpectralMixer):
     def config(self) -> dict[str, Any]:  # type: ignore[override]
         """The constructor's arguments."""
         names = ("d_in", "d_out", "length", "num_filters", "input_lags", "autoregression", "delay", "banks", "mode")
-        lags = {"output_lags": self.output_lags} if self.autoregression else {}
-        return {name: getattr(self, name) for name in names} | lags | self.prior_config()
+        config = {name: getattr(self, name) for name in names}
+        if self.autoregression:
+            config["output_lags"] = self.output_lags
+        if self.preconditioning is not None:
+            config["preconditioning"] = self.preconditioning
+        return config | self.prior_config()
 
     def initial_state(self, batch_size: int) -> STUState:
         """All zero."""
@@ -187,7 +198,8 @@ class STU(SpectralMixer):
             y = y + read_out(known[:, : self.input_lags], self.M_u.to(u_t.dtype))
         if self.M_y is not None:
             past = state.outputs.to(u_t.dtype)
-            y = y + (past[:, 1] if self.autoregression == "fixed" else read_out(past, self.M_y.to(u_t.dtype)))
+            fixed = self.fixed_coefficients
+            y = y + (read_out(past, self.M_y.to(u_t.dtype)) if fixed is None else fixed_sum(past, fixed))
             outputs = torch.cat([y[:, None], past[:, :-1]], dim=1)
         else:
             outputs = state.outputs
@@ -263,9 +275,17 @@ class STU(SpectralMixer):
     def _feed_back(self, x: Tensor, past: Tensor | None) -> Tensor:
         if self.autoregression is None:
             return x
-        if self.autoregression == "fixed":
-            return lag2_cumsum(x, past)
+        if self.fixed_coefficients is not None:
+            return fixed_feedback(x, self.fixed_coefficients, past)
         return feedback(x, self.M_y.to(x.dtype), past)  # type: ignore[union-attr]
+
+
+def _fixed_coefficients(autoregression: str | None, preconditioning: int | None) -> tuple[float, ...] | None:
+    if autoregression == "fixed":
+        return (0.0, 1.0) if preconditioning is None else tuple(0.0 - c for c in chebyshev_coefficients(preconditioning))
+    if preconditioning is not None:
+        raise ValueError(f"preconditioning: {preconditioning!r} with autoregression={autoregression!r}; that must be 'fixed'")
+    return None
 
 
 class ARSTU(STU):

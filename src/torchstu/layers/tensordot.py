@@ -13,7 +13,7 @@ from torchstu.layers.spectral import Mode, SpectralMixer
 from torchstu.ops.blocks import block_convolution, free_response
 from torchstu.ops.convolution import channel_convolution
 from torchstu.spectral.filters import FilterBank
-from torchstu.spectral.priors import Prior, positive_int
+from torchstu.spectral.priors import PriorLike, positive_int
 
 
 class TensordotState(NamedTuple):
@@ -56,7 +56,7 @@ class TensordotSTU(SpectralMixer):
         length: int,
         num_filters: int = 24,
         banks: Literal["tied", "both"] = "tied",
-        prior: str | Prior | FilterBank = "positive",
+        prior: PriorLike | FilterBank = "positive",
         mode: Mode = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,

@@ -10,7 +10,7 @@ from torch.nn.functional import gelu, glu
 
 from torchstu.layers.base import Mixer, State
 from torchstu.layers.registry import make_mixer
-from torchstu.spectral.priors import positive_int
+from torchstu.spectral.priors import Prior, positive_int
 
 
 class SpectralSSMState(NamedTuple):
@@ -79,9 +79,10 @@ class SpectralSSM(Mixer):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: {dropout}; it must be in [0, 1)")
         options = dict(mixer_options or {})
+        kept = options | ({"prior": options["prior"].config} if isinstance(options.get("prior"), Prior) else {})
         self.config = {
             "d_in": d_in, "d_out": d_out, "d_model": d_model, "num_layers": num_layers, "length": length,
-            "mixer": mixer, "dropout": dropout, "mixer_options": options,
+            "mixer": mixer, "dropout": dropout, "mixer_options": kept,
         }  # fmt: skip
         self.embedding = nn.Linear(d_in, d_model, device=device, dtype=dtype)
         self.blocks = nn.ModuleList(

@@ -20,7 +20,7 @@ from torchstu.layers.registry import MIXERS
 from torchstu.layers.spectral import SpectralMixer
 from torchstu.models.ssm import SpectralSSM
 from torchstu.spectral.filters import FilterBank
-from torchstu.spectral.priors import PRIORS
+from torchstu.spectral.priors import is_known
 
 MODELS: dict[str, type[Mixer]] = {**MIXERS, "SpectralSSM": SpectralSSM}
 FORMAT = 1
@@ -73,7 +73,7 @@ def write_model(folder: Path, model: Mixer, extra: dict[str, Any] | None = None)
         raise TypeError(f"model: {type(model).__name__}; it must be one of {list(MODELS)}")
     for module in model.modules():
         prior = module.bank.prior if isinstance(module, SpectralMixer) else None
-        if prior is not None and PRIORS.get(prior.name) != prior:
+        if prior is not None and not is_known(prior):
             raise ValueError(f"prior: {prior.name!r} is not in torchstu.spectral.priors.PRIORS; add it there to save it")
     config = dict(model.config)
     if isinstance(config.get("mixer_options", {}).get("prior"), FilterBank):

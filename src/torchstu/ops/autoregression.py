@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch.nn.functional import pad
 
 _OVERHEAD = 2.4e5
 """Multiplications by which one step of the carry is slower than its arithmetic (measured on a CPU)."""
+_FIXED_BLOCK = 64
+"""Steps of a block of `fixed_feedback`; 16 to 128 differ by less than a fifth (measured, 1000 channels, 8192 steps)."""
 
 
 def lag2_cumsum(x: Tensor, past: Tensor | None = None) -> Tensor:
@@ -31,6 +34,68 @@ def lag2_cumsum(x: Tensor, past: Tensor | None = None) -> Tensor:
 def lag2_difference(y: Tensor) -> Tensor:
     """x_t = y_t - y_{t-2}, the inverse of `lag2_cumsum`."""
     return y - pad(y, (0, 0, 2, 0))[:, : y.shape[1]]
+
+
+def fixed_feedback(x: Tensor, coefficients: Sequence[float], past: Tensor | None = None) -> Tensor:
+    """y_t = x_t + Σ_{j=1}^{n} a_j y_{t-j}, the same for every channel, design (9); a = (0, 1) is `lag2_cumsum`.
+
+    By blocks: inside a block one triangular Toeplitz product along time, between blocks the last n outputs.
+
+    Args:
+        x: (B, T, D).
+        coefficients: a, n numbers, that of the most recent lag first.
+        past: the n outputs before, most recent first, (B, n, D); None means zero.
+    """
+    coefficients = tuple(float(a) for a in coefficients)
+    if coefficients == (0.0, 1.0):
+        return lag2_cumsum(x, past)
+    (batch, steps, channels), lags = x.shape, len(coefficients)
+    if not any(coefficients):
+        return x
+    block = max(lags, min(_FIXED_BLOCK, steps))
+    blocks = -(-steps // block)
+    toeplitz, drive = _scalar_response(coefficients, block)
+    toeplitz, drive = toeplitz.to(x), drive.to(x)
+    forced = toeplitz @ pad(x, (0, 0, 0, blocks * block - steps)).reshape(batch, blocks, block, channels)
+    carry = x.new_zeros(batch, lags, channels) if past is None else past.flip(1)  # oldest first
+    last, carries = drive[block - lags :], []
+    for end in forced[:, :, block - lags :].unbind(1):
+        carries.append(carry)
+        carry = end + last @ carry
+    result = forced + drive @ torch.stack(carries, dim=1)
+    return result.reshape(batch, -1, channels)[:, :steps]
+
+
+def fixed_sum(past: Tensor, coefficients: Sequence[float]) -> Tensor:
+    """Σ_j a_j y_{t-j}: one step of `fixed_feedback` without input; past (B, n, D), most recent first."""
+    terms = [past[:, j] if a == 1 else a * past[:, j] for j, a in enumerate(coefficients) if a]
+    return sum(terms[1:], terms[0]) if terms else torch.zeros_like(past[:, 0])
+
+
+def fixed_innovation(y: Tensor, coefficients: Sequence[float], past: Tensor | None = None) -> Tensor:
+    """x_t = y_t - Σ_j a_j y_{t-j}, the inverse of `fixed_feedback`; arguments as there."""
+    lags, steps = len(coefficients), y.shape[1]
+    known = pad(y, (0, 0, lags, 0)) if past is None else torch.cat([past.flip(1), y], dim=1)
+    x = y
+    for j, a in enumerate(coefficients, start=1):
+        if a:
+            x = x - a * known[:, lags - j : lags - j + steps]
+    return x
+
+
+def _scalar_response(coefficients: tuple[float, ...], count: int) -> tuple[Tensor, Tensor]:
+    """Inside a block: what inputs (C, C) and the outputs before it, oldest first (C, n), bring to its steps; float64."""
+    response, lags = [1.0], len(coefficients)
+    for t in range(1, count):
+        response.append(sum(a * response[t - j] for j, a in enumerate(coefficients[:t], start=1)))
+    taps = torch.tensor(response, dtype=torch.float64)
+    lag = torch.arange(count)[:, None] - torch.arange(count)
+    toeplitz = torch.where(lag >= 0, taps[lag.clamp(min=0)], 0.0)
+    reach = torch.zeros(count, lags, dtype=torch.float64)  # the output of age i, oldest first, in the equation of step t
+    for age in range(1, lags + 1):
+        for t in range(min(lags - age + 1, count)):
+            reach[t, lags - age] = coefficients[t + age - 1]
+    return toeplitz, toeplitz @ reach
 
 
 def lag_windows(known: Tensor, lags: int, steps: int) -> Tensor:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
-from functools import lru_cache
 from weakref import WeakValueDictionary
 
 import numpy as np
 
-from torchstu.spectral import cache
-from torchstu.spectral.priors import PRIORS, Prior, get_prior, positive_int
-from torchstu.spectral.quadrature import ROWS_PER_PANEL, TimeGrid, eigenvalue_nodes, interpolate, time_grid
-from torchstu.spectral.realization import Identified, InputNormal, StateSpace, realize
-
-RELIABLE_EIGENVALUE = 1e-26
-"""Eigenvalues above this share of the largest have vectors right to about 1e-5 (measured against 80 digits)."""
-_CACHE_VERSION = 1
+from torchstu.spectral.decomposition import RELIABLE_EIGENVALUE as RELIABLE_EIGENVALUE
+from torchstu.spectral.decomposition import decompose
+from torchstu.spectral.identified import Identified
+from torchstu.spectral.priors import Prior, PriorLike, get_prior, positive_int
+from torchstu.spectral.realization import InputNormal, StateSpace, realize
 
 
 class ReliabilityWarning(UserWarning):
@@ -111,9 +107,10 @@ class FilterBank:
     def _candidates(self) -> InputNormal | Identified:
         if self.prior is None:
             return Identified(self.filters, self.eigenvalues**0.25)
-        parts = _decompose(self.prior, self.length)
+        parts = decompose(self.prior, self.length)
         signs = parts.signs(self.filters)
-        return InputNormal(parts.nodes, parts.singular_values, parts.right * signs, parts.first_row * signs, self.count)
+        balanced = signs[:, None] * parts.balanced * signs
+        return InputNormal(balanced, parts.singular_values, parts.first_row * signs, self.count)
 
     @property
     def state_space(self) -> StateSpace | None:
@@ -131,7 +128,7 @@ class FilterBank:
         return np.concatenate([self.filters, tail])
 
 
-def filter_bank(length: int, count: int, prior: str | Prior = "positive") -> FilterBank:
+def filter_bank(length: int, count: int, prior: PriorLike = "positive") -> FilterBank:
     """The K leading spectral filters of length L, design (1)-(3).
 
     Z = V Vᵀ with V_iq = √w_q α_q^i on quadrature nodes; the rows of V are compressed by a second quadrature over time, so the
@@ -141,10 +138,12 @@ def filter_bank(length: int, count: int, prior: str | Prior = "positive") -> Fil
     Args:
         length: L, at least 1.
         count: K, at most L.
-        prior: "positive" (the paper's Z), "signed" (the paper's Z_L) or a `Prior`.
+        prior: "positive" (the paper's Z), "signed" (the paper's Z_L), a `Prior` such as `Sector` and `Harmonics`, or a sum
+            of those; for systems that oscillate the cost grows with β²L³, and the length is limited (``docs/oscillation.md``).
 
     Raises:
-        ValueError: ``count`` above ``length``, numbers below 1, an unknown prior.
+        ValueError: ``count`` above ``length`` or above what the prior has, numbers below 1, an unknown prior, a length above
+            the prior's longest.
 
     Warns:
         ReliabilityWarning: ``count`` above ``reliable``.
@@ -172,13 +171,17 @@ def _shared_bank(length: int, count: int, prior: Prior) -> FilterBank:
     """The bank that someone else holds already, or a new one: its arrays cannot be written to."""
     bank = _BANKS.get((length, count, prior))
     if bank is None:
-        parts = _decompose(prior, length)
+        parts = decompose(prior, length)
+        if count > len(parts.singular_values):
+            raise ValueError(
+                f"count: {count} filters of length {length}; the prior {prior.name!r} has only {len(parts.singular_values)}"
+            )
         bank = FilterBank(parts.singular_values[:count] ** 2, parts.evaluate(count), prior, parts.reliable)
         _BANKS[length, count, prior] = bank
     return bank
 
 
-def resolve_bank(prior: str | Prior | FilterBank, length: int, count: int) -> FilterBank:
+def resolve_bank(prior: PriorLike | FilterBank, length: int, count: int) -> FilterBank:
     """A name, a prior or a bank as a bank of that length and count.
 
     Raises:
@@ -202,104 +205,3 @@ def _positive_number(name: str, value: object) -> float:
     if not 0 < value < np.inf:
         raise ValueError(f"{name}: {value!r}; it must be positive and finite")
     return float(value)
-
-
-@dataclass(frozen=True, eq=False)
-class _Decomposition:
-    """SVD of V on the compressed time grid, both parities merged, in order of singular value."""
-
-    nodes: np.ndarray  # (Q,) eigenvalues α_q, signed
-    singular_values: np.ndarray  # (R,)
-    right: np.ndarray  # (Q, R)
-    first_row: np.ndarray  # (R,) φ_k(0)
-    left: np.ndarray  # (rows, R) filter values on the compressed grid
-    parity: np.ndarray  # (R,) 0 for even or no parity, 1 for odd
-    stride: int
-    length: int
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether shapes fit each other and all values are finite: a file may hold anything."""
-        order, rows = (
-            self.singular_values.size,
-            max(len(_parity_grid(self.length, i, self.stride).times) for i in range(self.stride)),
-        )
-        expected = {"singular_values": (order,), "right": (self.nodes.size, order), "first_row": (order,), "parity": (order,)}
-        expected |= {"left": (rows, order), "nodes": (self.stride * len(eigenvalue_nodes(self.length)[0]),)}
-        return order > 0 and all(
-            getattr(self, name).shape == shape and np.isfinite(getattr(self, name)).all() for name, shape in expected.items()
-        )
-
-    @property
-    def reliable(self) -> int:
-        return int((self.singular_values**2 >= RELIABLE_EIGENVALUE * self.singular_values[0] ** 2).sum())
-
-    def signs(self, filters: np.ndarray) -> np.ndarray:
-        """The signs (R,) that turn the columns of the decomposition into the given filters; +1 beyond them."""
-        signs = np.ones(len(self.singular_values))
-        for k in range(filters.shape[1]):
-            head = filters[self.parity[k] :: self.stride, k][:ROWS_PER_PANEL]  # the first rows of the grid are times
-            signs[k] = np.sign(head @ self.left[: len(head), k])
-        return signs
-
-    def evaluate(self, count: int) -> np.ndarray:
-        """The first filters at every time, (L, count), largest entry positive."""
-        if self.stride == 1:
-            filters = interpolate(time_grid(self.length), self.left[:, :count])
-        else:
-            filters = np.zeros((self.length, count))
-            for offset in range(min(self.stride, self.length)):
-                grid = _parity_grid(self.length, offset, self.stride)
-                columns = np.flatnonzero(self.parity[:count] == offset)
-                filters[offset :: self.stride, columns] = interpolate(grid, self.left[: len(grid.times), columns])
-        filters *= np.where(filters.max(axis=0) >= -filters.min(axis=0), 1.0, -1.0)
-        return filters
-
-
-def _parity_grid(length: int, offset: int, stride: int) -> TimeGrid:
-    return time_grid((length - offset + stride - 1) // stride)
-
-
-@lru_cache(maxsize=32)
-def _decompose(prior: Prior, length: int) -> _Decomposition:
-    if PRIORS.get(prior.name) != prior:  # a user's own measure: its name says nothing about it
-        return _decompose_anew(prior, length)
-    key = f"filters-v{_CACHE_VERSION}-{prior.name}-{length}"
-    names = set(_Decomposition.__dataclass_fields__) - {"stride", "length"}
-    stored = cache.load(key)
-    if stored is not None and set(stored) == names:
-        parts = _Decomposition(**stored, stride=2 if prior.symmetric else 1, length=length)
-        if parts.is_sound:
-            return parts
-    parts = _decompose_anew(prior, length)
-    cache.store(key, {name: getattr(parts, name) for name in names})
-    return parts
-
-
-def _decompose_anew(prior: Prior, length: int) -> _Decomposition:
-    s, weights = eigenvalue_nodes(length)
-    log_alpha, root_weights = np.log1p(-s), np.sqrt(weights * prior.density(s))
-    stride = 2 if prior.symmetric else 1
-    blocks = []
-    for offset in range(min(stride, length)):
-        grid = _parity_grid(length, offset, stride)
-        vandermonde = np.exp((offset + stride * grid.times)[:, None] * log_alpha) * root_weights
-        vandermonde *= np.sqrt(stride * grid.weights)[:, None]  # both signs of α share a row
-        left, singular_values, right = np.linalg.svd(vandermonde, full_matrices=False)
-        keep = min(len(singular_values), grid.length)
-        left = left[:, :keep] / np.sqrt(grid.weights)[:, None]
-        blocks.append((left, singular_values[:keep], right[:keep].T))
-    rows = max(len(left) for left, _, _ in blocks)
-    left = np.concatenate([np.pad(x, ((0, rows - len(x)), (0, 0))) for x, _, _ in blocks], axis=1)
-    singular_values = np.concatenate([x for _, x, _ in blocks])
-    parity = np.concatenate([np.full(len(x), i) for i, (_, x, _) in enumerate(blocks)])
-    right = np.concatenate([x for _, _, x in blocks], axis=1)
-    nodes = np.exp(log_alpha)
-    if prior.symmetric:
-        nodes = np.concatenate([nodes, -nodes])
-        right = np.concatenate([right, right * np.where(parity == 0, 1, -1)]) / np.sqrt(2)
-    order = np.argsort(-singular_values, kind="stable")
-    first_row = np.where(parity == 0, left[0], 0.0)
-    return _Decomposition(
-        nodes, singular_values[order], right[:, order], first_row[order], left[:, order], parity[order], stride, length
-    )

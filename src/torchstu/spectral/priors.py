@@ -1,74 +1,62 @@
-"""Priors: the measures on eigenvalues that define a filter bank, design (1)."""
+"""Priors by name or configuration, and their Gram matrices, design (1) and (9)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
-from torchstu.spectral.quadrature import eigenvalue_nodes
+from torchstu.spectral.measures import POSITIVE as POSITIVE
+from torchstu.spectral.measures import PRIORS as PRIORS
+from torchstu.spectral.measures import SIGNED as SIGNED
+from torchstu.spectral.measures import Prior as Prior
+from torchstu.spectral.measures import PriorSum, by_name
+from torchstu.spectral.measures import positive_int as positive_int
+from torchstu.spectral.quadrature import arc_nodes, eigenvalue_nodes
+from torchstu.spectral.sector import Harmonics, Sector
+
+PriorLike = Any
+"""What `get_prior` takes: a name, a `Prior`, or what `Prior.config` says of one."""
 
 
-@dataclass(frozen=True)
-class Prior:
-    """A measure dw = density(s) dα, s = 1 - |α|, on the eigenvalues that a system may have.
-
-    Attributes:
-        name: how the prior is called in configurations.
-        density: the weight as a function of s = 1 - |α| in (0, 1); s and not α, so that nothing cancels near |α| = 1.
-        symmetric: whether the measure covers [-1, 1] (filters then have parity) or [0, 1].
-        entries: the Hankel entry Z_ij in closed form, given i + j with i, j = 1..L; None where there is none.
-    """
-
-    name: str
-    density: Callable[[np.ndarray], np.ndarray]
-    symmetric: bool
-    entries: Callable[[np.ndarray], np.ndarray] | None = None
-
-
-def _positive_density(s: np.ndarray) -> np.ndarray:
-    return s**2
-
-
-def _positive_entries(n: np.ndarray) -> np.ndarray:
-    return 2.0 / (n**3 - n)
-
-
-def _signed_density(s: np.ndarray) -> np.ndarray:
-    return (s * (2 - s)) ** 2
-
-
-def _signed_entries(n: np.ndarray) -> np.ndarray:
-    return np.where(n % 2 == 0, 16.0 / ((n - 1) * (n + 1) * (n + 3)), 0.0)
-
-
-POSITIVE = Prior("positive", _positive_density, symmetric=False, entries=_positive_entries)
-SIGNED = Prior("signed", _signed_density, symmetric=True, entries=_signed_entries)
-
-PRIORS: dict[str, Prior] = {POSITIVE.name: POSITIVE, SIGNED.name: SIGNED}
-
-
-def get_prior(prior: str | Prior) -> Prior:
-    """Look a prior up by name.
+def get_prior(prior: PriorLike) -> Prior:
+    """A prior by its name or by its `Prior.config`.
 
     Raises:
-        ValueError: the name is not one of ``PRIORS``.
-        TypeError: neither a name nor a ``Prior``.
+        ValueError: the name is not one of ``PRIORS``; a configuration of another form, or with numbers out of range.
+        TypeError: neither a name, a configuration nor a ``Prior``.
     """
     if isinstance(prior, Prior):
         return prior
-    if not isinstance(prior, str):
-        raise TypeError(f"prior: {type(prior).__name__}; it must be one of {sorted(PRIORS)} or a Prior")
-    if prior not in PRIORS:
-        raise ValueError(f"prior: {prior!r}; it must be one of {sorted(PRIORS)}")
-    return PRIORS[prior]
+    if isinstance(prior, str):
+        return by_name(prior)
+    if isinstance(prior, Mapping):
+        kinds: dict[str, Callable[..., Prior]] = {"sector": Sector, "harmonics": Harmonics}
+        name, values = next(iter(prior.items()), (None, None))
+        if len(prior) != 1 or name not in kinds or not isinstance(values, Mapping):
+            raise ValueError(f"prior: {dict(prior)!r}; a configuration must be {{'sector': {{…}}}} or {{'harmonics': {{…}}}}")
+        try:
+            return kinds[name](**values)
+        except TypeError as error:
+            raise ValueError(f"prior: {dict(prior)!r}: {error}") from None
+    if isinstance(prior, (list, tuple)) and prior:
+        parts = [get_prior(part) for part in prior]
+        return parts[0] if len(parts) == 1 else PriorSum(*parts)
+    raise TypeError(f"prior: {type(prior).__name__}; it must be one of {sorted(PRIORS)}, a Prior or the configuration of one")
 
 
-def hankel_matrix(length: int, prior: str | Prior = "positive") -> np.ndarray:
-    """The Gram (Hankel) matrix Z of a prior, design (1), for looking: the filters are never computed from it.
+def is_known(prior: Prior) -> bool:
+    """Whether its configuration says all of it: not so for a measure of the user's own."""
+    parts = prior.parts if isinstance(prior, PriorSum) else (prior,)
+    return all(isinstance(part, (Sector, Harmonics)) or PRIORS.get(part.name) == part for part in parts)
 
-    ``positive``: Z_ij = 2/((i+j)³-(i+j)).  ``signed``: Z_ij = [1+(-1)^(i+j)]·8/((i+j-1)(i+j+1)(i+j+3)).
+
+def hankel_matrix(length: int, prior: PriorLike = "positive") -> np.ndarray:
+    """The Gram matrix Z of a prior, design (1), for looking: the filters are never computed from it.
+
+    ``positive``: Z_ij = 2/((i+j)³-(i+j)).  ``signed``: Z_ij = [1+(-1)^(i+j)]·8/((i+j-1)(i+j+1)(i+j+3)). Both are Hankel
+    matrices; of a prior that oscillates Z is one times a Toeplitz matrix, entry by entry.
 
     Returns:
         (L, L) float64.
@@ -82,23 +70,11 @@ def hankel_matrix(length: int, prior: str | Prior = "positive") -> np.ndarray:
     if prior.entries is not None:
         index = np.arange(1, length + 1, dtype=np.float64)
         return prior.entries(index[:, None] + index)
-    s, weights = eigenvalue_nodes(length)
-    powers = np.exp(np.arange(length)[:, None] * np.log1p(-s))
-    gram = (powers * weights * prior.density(s)) @ powers.T
-    if prior.symmetric:
-        gram *= 1 + (-1.0) ** np.add.outer(np.arange(length), np.arange(length))
+    gram, times = np.zeros((length, length)), np.arange(length)
+    for density, radius, arcs in prior.measures:
+        s, weights = eigenvalue_nodes(length, radius)
+        powers = np.exp(times[:, None] * np.log1p(-s))
+        angles, masses = arc_nodes(arcs, length)
+        waves = np.exp(1j * np.outer(times, angles))
+        gram += ((powers * weights * density(s)) @ powers.T) * ((waves * masses) @ waves.conj().T).real
     return gram
-
-
-def positive_int(name: str, value: object, minimum: int = 1) -> int:
-    """The value as an int of at least ``minimum``.
-
-    Raises:
-        TypeError: not an integer (bool counts as none).
-        ValueError: below the minimum.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name}: {value!r}; it must be an integer of at least {minimum}")
-    if value < minimum:
-        raise ValueError(f"{name}: {int(value)}; it must be at least {minimum}")
-    return int(value)

@@ -7,11 +7,14 @@ nodes has a few hundred rows and columns, whatever the length. See ``docs/filter
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.polynomial.legendre import leggauss, legvander
+
+from torchstu.spectral.measures import Arc
 
 # Golden values at L = 32 and 96: 20 nodes a panel leave 4e-8 at eigenvalue 1e-22, 30 leave 2e-8, 12 leave 7e-2.
 NODES_PER_PANEL = 24
@@ -37,13 +40,32 @@ class TimeGrid(NamedTuple):
     panels: tuple[Panel, ...]
 
 
-def eigenvalue_nodes(length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes s = 1 - α on (0, 1) and weights for integrals of functions α^i, i < 2·length; shapes (Q,), Q = 24 (log2 L + 3)."""
+def eigenvalue_nodes(length: int, radius: tuple[float, float] = (0.0, 1.0)) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes s = 1 - α on (0, 1) and weights for integrals of functions α^i, i < 2·length; shapes (Q,), Q = 24 (log2 L + 3).
+
+    With a ``radius`` (low, high) of the integral over low < α < high, on panels cut there.
+    """
     nodes, weights = leggauss(NODES_PER_PANEL)
     levels = int(np.ceil(np.log2(max(length, 2)))) + 2
     edges = np.concatenate([[0.0], 2.0 ** -np.arange(levels, -1, -1, dtype=np.float64)])
+    edges = np.unique(edges.clip(1 - radius[1], 1 - radius[0]))
     half = np.diff(edges)[:, None] / 2
     return (edges[:-1, None] + half * (1 + nodes)).ravel(), (half * weights).ravel()
+
+
+def arc_nodes(arcs: Sequence[Arc], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Angles in [0, π] and masses, conjugates counted, for integrals over arcs of functions e^{iθj}, |j| < length."""
+    angles, masses = [], []
+    for low, high, weight in arcs:
+        if high == low:
+            angles.append(np.array([low]))
+            masses.append(np.array([weight if low in (0.0, np.pi) else 2 * weight]))
+            continue
+        wave = (high - low) * length / 2  # half the phase that the fastest function runs through
+        nodes, weights = leggauss(int(np.ceil(wave / 2 + 7 * np.cbrt(wave))) + 24)
+        angles.append(low + (high - low) / 2 * (1 + nodes))
+        masses.append((high - low) * weight * weights)
+    return np.concatenate(angles), np.concatenate(masses)
 
 
 def gram_nodes(count: int, order: int) -> tuple[np.ndarray, np.ndarray]:
