@@ -74,7 +74,7 @@ def column_names(path: str | Path) -> list[str]:
     """
     path = Path(path)
     _check_path(path)
-    names = [name.strip() for name in (_parquet_names(path) if _is_parquet(path) else _csv_names(path))]
+    names = [name.strip() for name in (_parquet_names(path) if is_parquet(path) else _csv_names(path))]
     for position, name in enumerate(names):
         if name and names.index(name) != position:
             raise DataError(f"{path}: column {name!r} is twice in the header; names must differ")
@@ -108,11 +108,11 @@ def read_table(path: str | Path, columns: Sequence[str], time: str | None = None
         if not column or column not in names:
             raise DataError(f"{path}: no column {column!r}; {_what_there_is(names)}")
     positions = [names.index(column) for column in wanted]
-    frame = _read_parquet(path, positions) if _is_parquet(path) else _read_csv(path, positions)
+    frame = _read_parquet(path, positions) if is_parquet(path) else _read_csv(path, positions)
     frame.columns = wanted
     if len(frame) < 2:
         raise DataError(f"{path}: {'one row' if len(frame) else 'no rows'} below the header; there must be at least 2")
-    values = np.column_stack([_numbers(path, column, frame[column]) for column in columns])
+    values = np.column_stack([numbers(path, column, frame[column]) for column in columns])
     return Table(tuple(columns), values, None if time is None else _times(path, time, frame[time]))
 
 
@@ -134,7 +134,8 @@ def _what_there_is(names: list[str]) -> str:
     return f"there are {', '.join(name or '(one without a name)' for name in names)}"
 
 
-def _is_parquet(path: Path) -> bool:
+def is_parquet(path: Path) -> bool:
+    """Whether the suffix says Parquet."""
     return path.name.lower().endswith(PARQUET)
 
 
@@ -209,25 +210,35 @@ def _read_parquet(path: Path, positions: list[int]) -> Any:
         raise DataError(f"{path}: is no readable Parquet file ({str(error).splitlines()[0]})") from error
 
 
-def _numbers(path: Path, column: str, cells: Any) -> np.ndarray:
-    """A column as (L,) finite float64."""
+def numbers(path: Path, column: str, cells: Any, *, first_row: int = 0, missing: bool = False) -> np.ndarray:
+    """A column as (L,) float64, finite but for missing values where those are allowed; ``first_row`` is its first cell's.
+
+    Raises:
+        MissingValueError, DataError: a cell that is none of these.
+    """
     pandas = require("cli", "pandas")
     number_type = pandas.api.types.is_numeric_dtype(cells) and not pandas.api.types.is_bool_dtype(cells)
+    absent = (cells.isna() if number_type else _missing(cells)).to_numpy()
+    if absent.any() and not missing:
+        raise MissingValueError(path, column, first_row + int(absent.argmax()))
     if not number_type:
-        _refuse_missing(path, column, cells)
         cells = cells.astype(str)
     values = pandas.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    bad = np.flatnonzero(~np.isfinite(values))
+    bad = np.flatnonzero(~np.isfinite(values) & ~absent)
     if len(bad):
         row = int(bad[0])
-        if number_type and np.isnan(values[row]):
-            raise MissingValueError(path, column, row)
-        raise DataError(f"{path}: column {column!r}, row {row + 1}: {cells.iloc[row]!r}; it must be a finite number")
-    return values
+        raise DataError(
+            f"{path}: column {column!r}, row {first_row + row + 1}: {cells.iloc[row]!r}; it must be a finite number"
+        )
+    return np.where(absent, np.nan, values)
+
+
+def _missing(cells: Any) -> Any:
+    return cells.isna() | cells.astype(str).str.strip().str.lower().isin(_MISSING)
 
 
 def _refuse_missing(path: Path, column: str, cells: Any) -> None:
-    missing = (cells.isna() | cells.astype(str).str.strip().str.lower().isin(_MISSING)).to_numpy()
+    missing = _missing(cells).to_numpy()
     if missing.any():
         raise MissingValueError(path, column, int(missing.argmax()))
 
@@ -238,7 +249,7 @@ def _times(path: Path, column: str, cells: Any) -> np.ndarray:
     _refuse_missing(path, column, cells)
     dates = pandas.api.types.is_datetime64_any_dtype(cells)
     if not dates and not np.isnan(pandas.to_numeric(cells.iloc[0], errors="coerce")):
-        times = _numbers(path, column, cells)
+        times = numbers(path, column, cells)
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pandas warns where it cannot infer one format; the rows below say so better

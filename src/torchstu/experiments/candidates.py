@@ -13,6 +13,7 @@ import torch
 from torchstu.layers.stu import STU, Autoregression
 from torchstu.learn.baselines import LaggedRegression, Persistence, PlainAutoregression
 from torchstu.learn.closed_form import SpectralRegressor
+from torchstu.learn.estimator import SequenceRegressor
 from torchstu.learn.gradient import fit_gradient
 from torchstu.learn.least_squares import sequence
 from torchstu.models.ssm import SpectralSSM
@@ -63,32 +64,32 @@ def closed_form_candidates(y_terms: Iterable[Autoregression | None], sizes: Sequ
 class _WarmRegressor(SpectralRegressor):
     """A `SpectralRegressor` that takes the start of a recording as its past."""
 
-    def fit(self, U: Any, Y: Any, *, warmup: int | None = None) -> SpectralRegressor:
+    def fit(self, U: Any, Y: Any = None, **options: Any) -> SpectralRegressor:
         rows = len(U)
-        return super().fit(U, Y, warmup=min(self.length or rows, rows // 4) if warmup is None else warmup)
+        return super().fit(U, Y, **({"warmup": min(self.length or rows, rows // 4)} | options))
 
 
-class _GradientRegressor(SpectralRegressor):
-    """A `SpectralRegressor` whose ``fit`` is gradient descent on windows of one long sequence."""
+class _GradientRegressor(SequenceRegressor):
+    """A regressor whose ``fit`` is gradient descent on windows of one long sequence."""
 
-    def __init__(self, *, steps: int, seed: int, learning_rate: float, **options: Any) -> None:
-        super().__init__(**options)
-        self.steps, self.seed, self.learning_rate = steps, seed, learning_rate
+    def __init__(self, *, steps: int, seed: int, learning_rate: float, length: int | None = None, **options: Any) -> None:
+        self.length, self.options = length, options
+        self.training = {"steps": steps, "learning_rate": learning_rate, "seed": seed}
 
-    def fit(self, U: Any, Y: Any, *, warmup: int = 0) -> SpectralRegressor:
-        u, y = (sequence(name, values)[:, warmup:] for name, values in (("U", U), ("Y", Y)))
+    @property
+    def layer(self) -> STU:
+        return self._layer
+
+    @property
+    def intercept(self) -> torch.Tensor:
+        return torch.zeros(self._layer.d_out, dtype=torch.float64)
+
+    def fit(self, U: Any, Y: Any) -> _GradientRegressor:
+        u, y = sequence("U", U), sequence("Y", Y)
         length = self.length or u.shape[1]
-        self.layer = STU(
-            u.shape[2],
-            y.shape[2],
-            length=length,
-            num_filters=self.num_filters,
-            autoregression=self.autoregression,
-            dtype=torch.float64,
-        )
-        training: dict[str, Any] = {"steps": self.steps, "learning_rate": self.learning_rate, "seed": self.seed}
-        fit_gradient(self.layer, *windows(u, y, 2 * length), clip=1.0, progress=False, **training)
-        self.intercept = torch.zeros(y.shape[2], dtype=torch.float64)
+        self._layer = STU(u.shape[2], y.shape[2], length=length, dtype=torch.float64, **self.options)
+        training: dict[str, Any] = self.training
+        fit_gradient(self._layer, *windows(u, y, 2 * length), clip=1.0, progress=False, **training)
         return self
 
 

@@ -11,7 +11,7 @@ import torch
 
 from torchstu.data.scaling import Scaler
 from torchstu.layers.stu import STU
-from torchstu.learn.closed_form import SpectralRegressor
+from torchstu.learn.estimator import LayerRegressor, SequenceRegressor
 from torchstu.models.store import load_model
 
 
@@ -25,7 +25,7 @@ class SeriesModel:
         input_scaler, output_scaler: fitted on the training rows.
     """
 
-    regressor: SpectralRegressor
+    regressor: SequenceRegressor
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     input_scaler: Scaler
@@ -105,8 +105,7 @@ def load_series_model(folder: str | Path) -> tuple[SeriesModel, dict[str, Any]]:
         if not isinstance(layer, STU):
             raise TypeError(f"a {type(layer).__name__}")
         stored = extra["series"]
-        regressor = SpectralRegressor()
-        regressor.layer, regressor.intercept = layer, torch.tensor(stored["intercept"], dtype=torch.float64)
+        regressor = LayerRegressor(layer, torch.tensor(stored["intercept"], dtype=torch.float64))
         scalers = Scaler.from_dict(stored["input_scaler"]), Scaler.from_dict(stored["output_scaler"])
         names, settings = (tuple(stored["inputs"]), tuple(stored["outputs"])), extra["settings"]
         for kind, width, own, scaler in zip(("input", "output"), (layer.d_in, layer.d_out), names, scalers, strict=True):

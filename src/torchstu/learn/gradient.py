@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchstu.extras import require
 from torchstu.layers.base import Mixer
-from torchstu.learn.closed_form import sequence
 from torchstu.learn.diagnostics import relative_error
+from torchstu.learn.least_squares import sequence
 from torchstu.spectral.priors import positive_int
 
 

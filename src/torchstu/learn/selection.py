@@ -1,0 +1,69 @@
+"""Ridge strength and number of filters by cross-validation over folds that were kept apart, design (10)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchstu.learn.accumulation import Triangles
+
+FOLDS = 5
+DECADES = (-26.0, 2.0)
+"""Ridges tried, in powers of ten of the largest squared singular value."""
+PER_DECADE = 3
+
+
+class RidgePath(NamedTuple):
+    """Cross-validation along a path of ridges."""
+
+    ridges: np.ndarray  # (r,)
+    scores: np.ndarray  # (r,) squared error of every fold under the weights that the other folds give, summed
+
+    @property
+    def best(self) -> int:
+        """Index of the smallest score."""
+        return int(np.argmin(self.scores))
+
+
+def ridge_path(folds: list[Triangles], shape: Tensor, ridges: np.ndarray | None = None) -> RidgePath:
+    """The error on data left out, of min Σ w (f m - y)² + λ Σ (shape_p m_p)², for many λ at once.
+
+    For every fold one singular value decomposition of all others gives the weights for all λ; the fold's own triangle gives
+    their error on it. No data are seen again.
+
+    Args:
+        folds: problems of the same columns; columns that are not penalized come first.
+        shape: (P,), 0 on the columns that are not penalized.
+        ridges: λ; None means `DECADES` around the size of the data.
+    """
+    free, scores = int((shape == 0).sum()), np.zeros(1)
+    for i, fold in enumerate(folds):
+        others = Triangles.together([other for j, other in enumerate(folds) if j != i])
+        for (R, Q, _), (R_fold, Q_fold, rest) in zip(*_alike(others, fold), strict=True):
+            left, s, right = torch.linalg.svd(R[free:, free:] / shape[free:], full_matrices=False)
+            if ridges is None:
+                low, high = DECADES
+                ridges = (float(s[0]) ** 2 or 1.0) * 10 ** np.linspace(low, high, int((high - low) * PER_DECADE) + 1)
+            directions, drive = right.T / shape[free:, None], left.T @ Q[free:]
+            seen, ahead = R_fold[:, free:] @ directions, R[:free, free:] @ directions
+            errors = []
+            for ridge in ridges:
+                z = (s / (s.square() + max(ridge, torch.finfo(torch.float64).tiny)))[:, None] * drive
+                error = seen @ z - Q_fold
+                if free:
+                    error = error + R_fold[:, :free] @ torch.linalg.solve_triangular(
+                        R[:free, :free], Q[:free] - ahead @ z, upper=True
+                    )
+                errors.append(float(error.square().sum() + rest.sum()))
+            scores = scores + np.array(errors)
+    return RidgePath(np.asarray(ridges), np.nan_to_num(scores, nan=np.inf))
+
+
+def _alike(a: Triangles, b: Triangles) -> tuple[list, list]:
+    """The problems of both, one an output if either has that."""
+    if len(a.factor) == len(b.factor):
+        return a.problems(), b.problems()
+    return a.apart().problems(), b.apart().problems()
