@@ -1,0 +1,197 @@
+"""From data to the best model that is known here: convex fits, priors, and low-order systems, judged on data left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchstu.learn.closed_form import SpectralRegressor
+from torchstu.learn.diagnostics import feedback_radius
+from torchstu.learn.options import share
+from torchstu.learn.output_error import Refinement, refine
+from torchstu.learn.prior_suggestion import suggest_prior
+from torchstu.learn.recordings import recordings
+from torchstu.spectral.filters import FilterBank
+from torchstu.spectral.priors import Prior, positive_int
+from torchstu.systems.lds import LDS
+
+OUTPUT_LAGS = (2, 8, 32)
+"""Learned y-terms that are tried, as far as the data have forty rows a lag."""
+ROWS_A_LAG = 20
+WIDEST = 1.0
+"""Radians to which sectors are tried; faster rotations are left to learned y-terms and low-order systems."""
+WORSE = 2.0
+"""Error on the data left out, over the regressor's, from which a system of low order is not preferred."""
+UNSTABLE = 1 + 1e-9
+
+
+class Trial(NamedTuple):
+    """A candidate, and its errors on the data left out: squared, over the mean square of the outputs there."""
+
+    label: str
+    rollout: float
+    one_step: float
+
+
+@dataclass(frozen=True, eq=False)
+class Identification:
+    """What `identify` found; `predict` and `predict_next` use the model that was best at each.
+
+    Attributes:
+        regressor: the best of the convex fits by its roll-out, fitted to all data.
+        refined: a system of low order from it, fitted to all data; None if it was not asked for.
+        best: "system", unless no order has a lower BIC than the regressor, or it rolls out clearly worse on the data left out;
+            else "regressor". Under noise errors there are mostly noise, and a few parameters the safer choice.
+        one_step: what predicts one step ahead best there: a `SpectralRegressor` or a `Refinement`.
+        tried: every candidate.
+    """
+
+    regressor: SpectralRegressor
+    refined: Refinement | None
+    best: Literal["regressor", "system"]
+    one_step: SpectralRegressor | Refinement
+    tried: list[Trial]
+
+    @property
+    def system(self) -> LDS | None:
+        """The system of low order; outputs are its own plus ``refined.intercept``."""
+        return None if self.refined is None else self.refined.system
+
+    def predict(self, U: Any) -> Any:
+        """The roll-out from rest, (N, L, D_in) or (L, D_in) to outputs of that shape, tensor for tensor and array for array."""
+        return _rollout(self.regressor if self.best == "regressor" else self.refined, U)
+
+    def predict_next(self, U: Any, Y: Any) -> Any:
+        """Predictions of y_t from inputs up to t and true outputs up to t-1; shapes as in `predict`."""
+        result = self.one_step.predict_next(U, Y)
+        return result if isinstance(U, Tensor) or not isinstance(result, Tensor) else result.numpy()
+
+
+def identify(
+    U: Any,
+    Y: Any,
+    *,
+    length: int | None = None,
+    prior: str | Prior | FilterBank = "auto",
+    order: int | Literal["auto"] | None = "auto",
+    warmup: int = 0,
+    fit_intercept: bool = False,
+    validation: float = 0.25,
+) -> Identification:
+    """Fit what may serve, measure it on data left out, and fit the best again to all data; no seed, no learning rate.
+
+    Candidates are STUs with the fixed y-term, none, and learned ones of `OUTPUT_LAGS`, each with number of filters and ridge
+    by cross-validation, design (10); and, from the best of them, the stable system of low order with the least error of its
+    roll-out (`refine`). A learned y-term whose roll-out would grow is left out.
+
+    Args:
+        U: inputs, (N, L, D_in) or (L, D_in), array or tensor.
+        Y: outputs, (N, L, D_out) or (L, D_out).
+        length: the memory; None means the length of the sequences.
+        prior: as in `SpectralRegressor`, or "auto": "positive", and what `suggest_prior` says where that is another.
+        order: states of the system of low order: a number, "auto", or None for no such system.
+        warmup: steps at the start that drive the models but are not fitted.
+        fit_intercept: whether models have a constant added to the output.
+        validation: share of the data left out for judging: the last sequences, or the last steps of fewer than four.
+
+    Raises:
+        ValueError: as `SpectralRegressor.fit`; fewer than 16 steps to fit.
+        TypeError: values that are not numbers.
+    """
+    ((u, y, _),) = recordings(U, Y)
+    validation, warmup = share("validation", validation), positive_int("warmup", warmup, minimum=0)
+    split = _Split.of(u, y, validation, warmup)
+    candidates = _candidates(split, length, prior, fit_intercept)
+    trials = [(label, options, *_judge(_fit(options, *split.training, warmup), split)) for label, options in candidates]
+    rollouts = [rollout if _stable(model) else np.inf for _, _, model, rollout, _ in trials]
+    at, ahead = int(np.argmin(rollouts)), int(np.argmin([one_step for *_, one_step in trials]))
+    tried = [Trial(label, rollout, one_step) for (label, *_, one_step), rollout in zip(trials, rollouts, strict=True)]
+    regressor = _fit(trials[at][1], u, y, warmup)
+    refined, best, one_step = None, "regressor", tried[ahead].one_step
+    next_model: Any = regressor if ahead == at else _fit(trials[ahead][1], u, y, warmup)
+    if order is not None:
+        draft = refine(*split.training, trials[at][2], order=order, warmup=warmup)
+        rollout, own = _judge(draft, split)[1:]
+        tried.append(Trial(f"system of {draft.order} states", rollout, own))
+        refined = refine(u, y, regressor, order=draft.order or order, warmup=warmup)
+        clearly_worse = rollout > WORSE * rollouts[at]
+        best = "regressor" if clearly_worse or refined.kept_start else "system"
+        next_model = refined if own < one_step else next_model
+    return Identification(regressor, refined, best, next_model, tried)  # type: ignore[arg-type]
+
+
+class _Split(NamedTuple):
+    training: tuple[Tensor, Tensor]
+    u: Tensor  # sequences to judge by, from their start
+    y: Tensor
+    start: int  # step from which they are judged
+    warmup: int
+
+    @classmethod
+    def of(cls, u: Tensor, y: Tensor, validation: float, warmup: int) -> _Split:
+        count, steps = u.shape[:2]
+        if count >= 4:
+            kept = count - max(1, round(validation * count))
+            return cls((u[:kept], y[:kept]), u[kept:], y[kept:], warmup, warmup)
+        cut = round((1 - validation) * steps)
+        if cut - warmup < 16 or steps - cut < 4:
+            given = f"warmup={warmup} and validation={validation}"
+            raise ValueError(f"U: {steps} steps; with {given} there must be 16 to fit and 4 to judge by")
+        return cls((u[:, :cut], y[:, :cut]), u, y, cut, warmup)
+
+
+def _candidates(split: _Split, length: int | None, prior: Any, intercept: bool) -> list[tuple[str, dict[str, Any]]]:
+    """Options of a `SpectralRegressor` by their names."""
+    u, y = split.training
+    automatic = isinstance(prior, str) and prior == "auto"
+    own: dict[str, Any] = {"prior": "positive" if automatic else prior, "ridge": "auto", "length": length or u.shape[1]}
+    own |= {"num_filters": prior.count if isinstance(prior, FilterBank) else "auto", "fit_intercept": intercept}
+    name = own["prior"] if isinstance(own["prior"], str) else getattr(prior, "name", "own bank")
+    result = [(f"{name}, no y-term", own | {"autoregression": None})]
+    if not (intercept and split.warmup):  # the level then comes from outputs that were measured
+        result.insert(0, (f"{name}, fixed y-term", own))
+    rows = u.shape[0] * u.shape[1] // y.shape[2]
+    for lags in OUTPUT_LAGS:
+        if lags == OUTPUT_LAGS[0] or rows >= ROWS_A_LAG * lags:
+            learned = {"autoregression": "learned", "objective": "next", "output_lags": lags, "input_lags": lags + 1}
+            result.append((f"{name}, {lags} learned output lags", own | learned))
+    if automatic and u.shape[1] >= 32:
+        suggestion = suggest_prior(u, y, widest=WIDEST)
+        if suggestion.prior != "positive" or suggestion.preconditioning:
+            extra = own | suggestion.options | {"ridge": "auto", "length": own["length"]}
+            label = suggestion.prior if isinstance(suggestion.prior, str) else suggestion.prior.name
+            result.append((f"{label} (suggested)", extra))
+    return result
+
+
+def _fit(options: dict[str, Any], u: Tensor, y: Tensor, warmup: int) -> SpectralRegressor:
+    if options["fit_intercept"] and warmup and options.get("autoregression", "fixed") == "fixed":
+        options = options | {"fit_intercept": False}
+    return SpectralRegressor(**options).fit(u, y, warmup=warmup)
+
+
+def _stable(model: SpectralRegressor) -> bool:
+    """Whether a roll-out stays within bounds; the fixed y-term's poles lie on the circle, and are meant to."""
+    return model.autoregression != "learned" or feedback_radius(model.layer) <= UNSTABLE
+
+
+def _rollout(model: Any, U: Any) -> Any:
+    if isinstance(model, SpectralRegressor):
+        return model.predict(U)
+    result = model.system.simulate(torch.as_tensor(U).double()) + model.intercept
+    return result if isinstance(U, Tensor) else result.numpy()
+
+
+def _judge(model: Any, split: _Split) -> tuple[Any, float, float]:
+    """The model, and its errors on the data left out."""
+    target = split.y[:, split.start :]
+    power = float(target.square().mean().clamp(min=torch.finfo(torch.float64).tiny))
+    errors = []
+    for prediction in (_rollout(model, split.u), torch.as_tensor(model.predict_next(split.u, split.y))):
+        error = float((prediction.reshape(split.y.shape)[:, split.start :] - target).square().mean()) / power
+        errors.append(error if np.isfinite(error) else np.inf)
+    return model, errors[0], errors[1]
