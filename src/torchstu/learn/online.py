@@ -1,0 +1,296 @@
+"""Online spectral filtering: predict, see the output, learn; an STU whose weights follow a stream, in constant memory."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchstu.layers.spectral import Banks
+from torchstu.layers.stu import STU, Autoregression, STUState
+from torchstu.learn.online_features import FeatureStream
+from torchstu.learn.online_input import check_finite, check_state, real_array
+from torchstu.learn.online_methods import Method, make_learner
+from torchstu.spectral.filters import FilterBank
+from torchstu.spectral.priors import Prior, positive_int
+
+
+class OnlineSpectralFilter:
+    """An STU (5), (6) that learns from a stream: ``predict(u_t)``, then ``update(y_t)``, for as long as it lasts.
+
+    The prediction is linear in weights m, the coordinates of orthonormal responses,
+
+        ŷ_t = f_t m_{t-1} + y_{t-2},    f_t = [T U⁺_{t-2}, T U⁻_{t-2}, u_t, u_{t-1}, u_{t-2}],
+
+    and so the squared error is convex in them. ``autoregression`` changes what is beside f_t m: "fixed" adds y_{t-2}, so the
+    target of the regression is y_t - y_{t-2}; "learned" puts the last k_y outputs into f_t; None has neither, nor the delay.
+    Features come from the recurrence (8), so memory and time a step do not depend on how much was seen. All is float64 on the
+    CPU.
+
+    **Missing outputs.** NaN in y_t means that it was not seen. A sequence learns nothing from a step of which any output, or
+    any past output that its prediction needs, is missing; in place of a missing output the prediction is kept.
+
+    Args:
+        d_in, d_out, length, num_filters, input_lags, autoregression, output_lags, banks, prior: as in `STU`.
+        method: "rls", recursive least squares, or "gradient", projected online gradient descent.
+        ridge: δ > 0 of "rls", in units of a squared input: what holds the weights at their start until data speak; 0.01
+            if None.
+        forgetting: γ of "rls" in (0, 1], the weight of a step against the next; 1 if None, which forgets nothing.
+        radius: R > 0 of "gradient": the ball that the weights stay in, which should hold the best ones; needed there.
+        gradient_bound: G > 0 of "gradient": a bound on ‖∂ error² / ∂m‖ known before, for steps R / (G √t); None adapts the
+            steps to the gradients met.
+        batch_size: None for one sequence, arrays (D,); n for n sequences side by side that share weights, arrays (n, D).
+
+    Raises:
+        ValueError: as `STU`; options out of range or of the other method; a bank of one's own, which has no recurrence.
+        TypeError: as `STU`; options that are no numbers.
+
+    Source: E. Hazan, K. Singh and C. Zhang, arXiv 1711.00946; arXiv 2312.06837; the methods' own in ``docs/online.md``.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        *,
+        length: int,
+        num_filters: int = 24,
+        method: Method = "rls",
+        input_lags: int = 3,
+        autoregression: Autoregression | None = "fixed",
+        output_lags: int = 2,
+        banks: Banks | None = None,
+        prior: str | Prior | FilterBank = "positive",
+        ridge: float | None = None,
+        forgetting: float | None = None,
+        radius: float | None = None,
+        gradient_bound: float | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        self._layer = STU(
+            d_in,
+            d_out,
+            length=length,
+            num_filters=num_filters,
+            input_lags=input_lags,
+            autoregression=autoregression,
+            output_lags=output_lags,
+            banks=banks,
+            prior=prior,
+            dtype=torch.float64,
+        )
+        if self._layer.bank.state_space is None:
+            raise ValueError("prior: a bank of arrays of one's own, which ends at its length; a stream needs a prior's bank")
+        self.method = method
+        self.batch_size = None if batch_size is None else positive_int("batch_size", batch_size)
+        batch = self.batch_size or 1
+        self._features = FeatureStream(self._layer, batch)
+        self._learner = make_learner(method, self._first_weights(), ridge, forgetting, radius, gradient_bound)
+        lags = self._layer.output_lags
+        self._outputs = np.zeros((batch, lags, d_out))  # most recent first
+        self._known = np.ones((batch, lags), dtype=bool)  # at rest before the first step
+        self._gap = False  # whether any output of `_known` is missing
+        self.steps = 0
+        self._pending: tuple[Any, ...] | None = None
+
+    @property
+    def weights(self) -> np.ndarray:
+        """m, (P, D_out): a copy; rows (bank, response, input), (lag, input), (lag, output), see `FeatureStream`."""
+        return self._learner.weights.copy()
+
+    @property
+    def loss(self) -> float:
+        """Σ ‖y_t - ŷ_t‖² over the steps learned from."""
+        return self._learner.loss
+
+    @property
+    def regret_bound(self) -> float:
+        """The certificate of the method: a number that the loss cannot exceed the best fixed weights' by, so far.
+
+        "rls" without forgetting: loss - Σ‖y_t - ŷ_t(m)‖² ≤ regret_bound + δ ‖m - m_0‖² for *every* m, with equality at the
+        minimizer. "rls" with forgetting: NaN. "gradient": the same without the δ term for every m with ‖m - m_0‖ ≤ R. m_0 is
+        zero, or the identity on y_{t-2} with a learned y-term. Over the steps learned from.
+        """
+        return self._learner.regret_bound
+
+    def predict(self, u_t: Any) -> Any:
+        """ŷ_t from u_t and all that was seen before.
+
+        Time goes on with `update` only: asked again before that, the same step is predicted anew, also for other inputs.
+
+        Args:
+            u_t: (D_in,), or (n, D_in) with ``batch_size``; array or tensor.
+
+        Returns:
+            (D_out,) or (n, D_out), an array for an array, a tensor for a tensor.
+
+        Raises:
+            ValueError: another shape, or values not finite. TypeError: not numbers.
+        """
+        u = self._row("u_t", u_t, self._layer.d_in)
+        features, states = self._features.peek(u)
+        features, offset = self._with_outputs(features)
+        prediction = features @ self._learner.weights + offset
+        self._pending = (u, states, features, offset, prediction)
+        result = prediction if self.batch_size else prediction[0]
+        return torch.from_numpy(result.copy()) if isinstance(u_t, Tensor) else result.copy()
+
+    def update(self, y_t: Any) -> None:
+        """Learn from the output that was predicted, and go on to the next step.
+
+        Args:
+            y_t: (D_out,), or (n, D_out) with ``batch_size``; NaN where it is missing.
+
+        Raises:
+            ValueError: another shape, infinite values, nothing predicted, an update that overflows; nothing is changed then.
+            TypeError: not numbers.
+        """
+        y = self._row("y_t", y_t, self._layer.d_out, missing=True)
+        if self._pending is None:
+            raise ValueError("y_t: nothing was predicted; call predict(u_t) first")
+        u, states, features, offset, prediction = self._pending
+        self._learn(features, offset, prediction, y, complete=not np.isnan(y).any())
+        self._features.commit(u, states)
+        self._pending = None
+
+    def run(self, U: Any, Y: Any) -> Any:
+        """`predict` and `update` at every step of a sequence, faster: the predictions that were made before each y_t.
+
+        Args:
+            U: (T, D_in), or (n, T, D_in) with ``batch_size``; array or tensor.
+            Y: (T, D_out), or (n, T, D_out); NaN where missing.
+
+        Returns:
+            (T, D_out) or (n, T, D_out), an array for an array, a tensor for a tensor.
+
+        Raises:
+            ValueError: shapes that do not fit, values not finite, an update that overflows; nothing is changed then.
+            TypeError: not numbers.
+        """
+        u, y = self._sequence("U", U, self._layer.d_in), self._sequence("Y", Y, self._layer.d_out, missing=True)
+        if u.shape[:2] != y.shape[:2]:
+            raise ValueError(f"Y: shape {np.shape(Y)}; beside U {np.shape(U)} it must have as many steps")
+        before, predictions, t = self.state_dict(), np.empty_like(y), 0
+        complete = (~np.isnan(y).any(axis=(0, 2))).tolist()
+        try:
+            for block in self._features.blocks(u):
+                for row in block.transpose(1, 0, 2):
+                    features, offset = self._with_outputs(row)
+                    predictions[:, t] = prediction = features @ self._learner.weights + offset
+                    self._learn(features, offset, prediction, y[:, t], complete[t])
+                    t += 1
+        except BaseException:
+            self.load_state_dict(before)
+            raise
+        self._pending = None
+        result = predictions if self.batch_size else predictions[0]
+        return torch.from_numpy(result) if isinstance(U, Tensor) else result
+
+    def forecast(self, U: Any) -> Any:
+        """The roll-out from here: outputs for the inputs to come, alone, with the weights as they are; nothing is learned.
+
+        Args:
+            U: (T, D_in), or (n, T, D_in) with ``batch_size``.
+
+        Returns:
+            (T, D_out) or (n, T, D_out), an array for an array, a tensor for a tensor.
+
+        Raises:
+            ValueError, TypeError: as in `run`, for ``U``.
+        """
+        u = torch.from_numpy(self._sequence("U", U, self._layer.d_in))
+        parts = (self._features.inputs, self._features.states, self._outputs)
+        state = STUState(*(torch.from_numpy(part.copy()) for part in parts))
+        with torch.no_grad():
+            y = self.to_layer()(u, state)[0]
+        y = y if self.batch_size else y[0]
+        return y if isinstance(U, Tensor) else y.numpy()
+
+    def to_layer(self) -> STU:
+        """A new `STU` in float64 with the weights as they are now."""
+        layer, m = copy.deepcopy(self._layer), torch.from_numpy(self.weights)
+        banks, lags = len(layer.signs), layer.input_lags
+        kernel, outputs = m[: self._features.size].view(-1, layer.d_in, layer.d_out), m[self._features.size :]
+        back = torch.from_numpy(self._features.mixing.T / layer.bank.eigenvalues[:, None] ** 0.25)
+        parts = kernel.split([layer.num_filters] * banks + [lags])
+        with torch.no_grad():
+            layer.M_phi_plus.copy_(torch.einsum("kj,jio->kio", back, parts[0]))
+            if layer.M_phi_minus is not None:
+                layer.M_phi_minus.copy_(torch.einsum("kj,jio->kio", back, parts[1]))
+            layer.M_u.copy_(parts[-1])
+            if layer.autoregression == "learned":
+                layer.M_y.copy_(outputs.view(layer.output_lags, layer.d_out, layer.d_out))  # type: ignore[union-attr]
+        return layer
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes, as tensors and numbers that `torch.save` keeps: constant in size. A prediction asked for but not
+        updated is not part of it."""
+        parts = self._learner.state() | {
+            "inputs": self._features.inputs, "features": self._features.states,
+            "outputs": self._outputs, "known": self._known, "steps": self.steps,
+        }  # fmt: skip
+        return {name: torch.from_numpy(x.copy()) if isinstance(x, np.ndarray) else x for name, x in parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of an equally built filter, to the last digit.
+
+        Raises:
+            ValueError: names, shapes or numbers that do not fit; nothing is changed then.
+        """
+        arrays = check_state(state, self.state_dict())
+        self._features.inputs, self._features.states = arrays.pop("inputs"), arrays.pop("features")
+        self._outputs, self._known, self.steps = (arrays.pop(name) for name in ("outputs", "known", "steps"))
+        self._gap = not self._known.all()
+        for name, value in arrays.items():
+            setattr(self._learner, name, value)
+        self._pending = None
+
+    def _first_weights(self) -> np.ndarray:
+        """m_0, (P, D_out): what `STU` starts with."""
+        d_out, lags = self._layer.d_out, self._layer.output_lags if self._layer.autoregression == "learned" else 0
+        weights = np.zeros((self._features.size + lags * d_out, d_out))
+        if lags >= 2:
+            weights[-lags * d_out :].reshape(lags, d_out, d_out)[1] = np.eye(d_out)
+        return weights
+
+    def _with_outputs(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray | float]:
+        """What the weights multiply, and what is added to it, with the y-term."""
+        kind = self._layer.autoregression
+        if kind == "learned":
+            return np.concatenate([features, self._outputs.reshape(len(features), -1)], axis=1), 0.0
+        return features, self._outputs[:, 1] if kind == "fixed" else 0.0
+
+    def _learn(self, features: np.ndarray, offset: Any, prediction: np.ndarray, y: np.ndarray, complete: bool) -> None:
+        """One update of weights and outputs kept; nothing is changed if it raises."""
+        if self._gap or not complete:
+            absent = np.isnan(y)
+            here = ~absent.any(axis=1)
+            rows = here & (self._known[:, 1] if self._layer.autoregression == "fixed" else self._known.all(axis=1))
+            if rows.any():
+                self._learner.update(features[rows], (y - offset)[rows])
+            y = np.where(absent, prediction, y)
+            self._known = np.concatenate([here[:, None], self._known], axis=1)[:, :-1]
+            self._gap = not self._known.all()
+        else:
+            self._learner.update(features, y - offset)
+        if self._outputs.shape[1]:
+            self._outputs = np.concatenate([y[:, None], self._outputs[:, :-1]], axis=1)
+        self.steps += 1
+
+    def _row(self, name: str, value: Any, width: int, missing: bool = False) -> np.ndarray:
+        shape = (width,) if self.batch_size is None else (self.batch_size, width)
+        array = real_array(name, value)
+        if array.shape != shape:
+            raise ValueError(f"{name}: shape {array.shape}; it must be {shape}")
+        return check_finite(name, array, missing).reshape(-1, width)
+
+    def _sequence(self, name: str, value: Any, width: int, missing: bool = False) -> np.ndarray:
+        array = real_array(name, value)
+        batch = () if self.batch_size is None else (self.batch_size,)
+        expected = ", ".join([*map(str, batch), "T", str(width)])
+        if array.ndim != len(batch) + 2 or array.shape[: len(batch)] != batch or array.shape[-1] != width or not array.size:
+            raise ValueError(f"{name}: shape {array.shape}; it must be ({expected}), T at least 1")
+        return check_finite(name, array, missing).reshape(-1, *array.shape[-2:])
