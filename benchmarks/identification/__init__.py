@@ -1,0 +1,1 @@
+"""System identification side by side: torchstu and installable peers over a grid of systems; `identify.py` runs it."""
