@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import NoReturn, TextIO
 
 from torchstu import __version__
-from torchstu.cli import demo, filters, fit, predict
+from torchstu.cli import demo, filters, fit, identify, predict
 from torchstu.extras import MissingExtraError
 
-COMMANDS = (demo, fit, predict, filters)
+COMMANDS = (demo, fit, identify, predict, filters)
 
 
 class Parser(argparse.ArgumentParser):
