@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from torchstu.learn.diagnostics import relative_error as relative_error
     from torchstu.learn.diagnostics import tail_energy as tail_energy
     from torchstu.learn.gradient import fit_gradient as fit_gradient
+    from torchstu.learn.identification import identify as identify
+    from torchstu.learn.online import OnlineSpectralFilter as OnlineSpectralFilter
+    from torchstu.learn.output_error import refine as refine
+    from torchstu.learn.prior_suggestion import suggest_prior as suggest_prior
     from torchstu.models.ssm import SpectralSSM as SpectralSSM
     from torchstu.models.store import load_model as load_model
     from torchstu.models.store import save_model as save_model
@@ -34,7 +38,12 @@ if TYPE_CHECKING:
     from torchstu.spectral.priors import Prior as Prior
     from torchstu.spectral.priors import hankel_matrix as hankel_matrix
     from torchstu.spectral.realization import StateSpace as StateSpace
+    from torchstu.spectral.sector import Harmonics as Harmonics
+    from torchstu.spectral.sector import Sector as Sector
+    from torchstu.systems.kalman import KalmanFilter as KalmanFilter
     from torchstu.systems.lds import LDS as LDS
+    from torchstu.systems.random import JordanBlocks as JordanBlocks
+    from torchstu.systems.random import NonNormal as NonNormal
     from torchstu.systems.random import Rotations as Rotations
     from torchstu.systems.random import Signs as Signs
     from torchstu.systems.random import Uniform as Uniform
@@ -43,12 +52,18 @@ if TYPE_CHECKING:
 _HOME = {
     "ARSTU": "torchstu.layers.stu",
     "FilterBank": "torchstu.spectral.filters",
+    "Harmonics": "torchstu.spectral.sector",
+    "JordanBlocks": "torchstu.systems.random",
+    "KalmanFilter": "torchstu.systems.kalman",
     "LDS": "torchstu.systems.lds",
     "LRU": "torchstu.layers.lru",
     "Mixer": "torchstu.layers.base",
+    "NonNormal": "torchstu.systems.random",
+    "OnlineSpectralFilter": "torchstu.learn.online",
     "Prior": "torchstu.spectral.priors",
     "Rotations": "torchstu.systems.random",
     "STU": "torchstu.layers.stu",
+    "Sector": "torchstu.spectral.sector",
     "SequenceParallel": "torchstu.layers.sequence_parallel",
     "Signs": "torchstu.systems.random",
     "SpectralRegressor": "torchstu.learn.closed_form",
@@ -62,24 +77,28 @@ _HOME = {
     "filter_bank": "torchstu.spectral.filters",
     "fit_gradient": "torchstu.learn.gradient",
     "hankel_matrix": "torchstu.spectral.priors",
+    "identify": "torchstu.learn.identification",
     "impulse_response": "torchstu.learn.diagnostics",
     "load_model": "torchstu.models.store",
     "random_lds": "torchstu.systems.random",
+    "refine": "torchstu.learn.output_error",
     "relative_error": "torchstu.learn.diagnostics",
     "save_model": "torchstu.models.store",
     "sequence_parallel": "torchstu.layers.sequence_parallel",
+    "suggest_prior": "torchstu.learn.prior_suggestion",
     "sum_gradients": "torchstu.layers.sequence_parallel",
     "system_to_stu": "torchstu.convert.system_to_stu",
     "tail_energy": "torchstu.learn.diagnostics",
     "to_lds": "torchstu.convert.stu_to_system",
 }
+_MODULES = {"bounds": "torchstu.spectral.bounds", "testing": "torchstu.testing"}
 __all__ = [*_HOME]
 __version__ = version("torchstu")
 
 
 def __getattr__(name: str) -> object:
-    if name == "testing":
-        return import_module("torchstu.testing")
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     if name not in _HOME:
         raise AttributeError(f"module 'torchstu' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)

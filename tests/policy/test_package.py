@@ -11,7 +11,8 @@ import pytest
 import torchstu
 
 ROOT = Path(torchstu.__file__).parent
-ORDER = ["spectral", "ops", "systems", "layers", "convert", "models", "data", "learn", "report", "experiments", "cli"]
+ORDER = ["spectral", "ops", "systems", "layers", "convert", "models", "data", "learn", "report", "experiments",
+         "integrations", "cli"]  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py"))
 
 
@@ -77,7 +78,7 @@ def run(code):
 
 def test_import_loads_nothing_heavy():
     heavy = ["torch", "matplotlib", "pandas", "pytorch_lightning", "pyarrow", "scipy", "jinja2",
-             "onnx", "onnxruntime", "onnxscript"]  # fmt: skip
+             "onnx", "onnxruntime", "onnxscript", "control", "sklearn"]  # fmt: skip
     result = run(f"import sys, torchstu, torchstu.cli.main; print([m for m in {heavy} if m in sys.modules])")
     assert result.stdout.strip() == "[]", result.stderr
 
@@ -86,7 +87,7 @@ def test_the_core_needs_only_torch_numpy_and_safetensors():
     """Every public name works with the extras out of reach; what needs one says which."""
     code = """
 import sys
-for name in "matplotlib pandas pyarrow pytorch_lightning scipy tqdm onnx onnxruntime onnxscript".split():
+for name in "matplotlib pandas pyarrow pytorch_lightning scipy tqdm onnx onnxruntime onnxscript control sklearn".split():
     sys.modules[name] = None
 import torch, torchstu
 for name in torchstu.__all__:

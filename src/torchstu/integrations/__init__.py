@@ -1,0 +1,1 @@
+"""Other libraries' interfaces, each behind an extra."""
