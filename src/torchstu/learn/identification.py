@@ -25,7 +25,9 @@ ROWS_A_LAG = 20
 WIDEST = 1.0
 """Radians to which sectors are tried; faster rotations are left to learned y-terms and low-order systems."""
 WORSE = 2.0
-"""Error on the data left out, over the regressor's, from which a system of low order is not preferred."""
+"""Standard errors by which a system of low order may do worse than the regressor on the data left out."""
+LARGE, FEW_ROWS = 24, 4096
+"""States above which a system is fitted only to as many rows."""
 UNSTABLE = 1 + 1e-9
 
 
@@ -44,8 +46,8 @@ class Identification:
     Attributes:
         regressor: the best of the convex fits by its roll-out, fitted to all data.
         refined: a system of low order from it, fitted to all data; None if it was not asked for.
-        best: "system", unless no order has a lower BIC than the regressor, or it rolls out clearly worse on the data left out;
-            else "regressor". Under noise errors there are mostly noise, and a few parameters the safer choice.
+        best: "system", unless no order has a lower BIC than the regressor or the system is clearly worse on the data left out,
+            by more than the noise there explains; else "regressor".
         one_step: what predicts one step ahead best there: a `SpectralRegressor` or a `Refinement`.
         tried: every candidate.
     """
@@ -106,22 +108,35 @@ def identify(
     validation, warmup = share("validation", validation), positive_int("warmup", warmup, minimum=0)
     split = _Split.of(u, y, validation, warmup)
     candidates = _candidates(split, length, prior, fit_intercept)
-    trials = [(label, options, *_judge(_fit(options, *split.training, warmup), split)) for label, options in candidates]
-    rollouts = [rollout if _stable(model) else np.inf for _, _, model, rollout, _ in trials]
-    at, ahead = int(np.argmin(rollouts)), int(np.argmin([one_step for *_, one_step in trials]))
-    tried = [Trial(label, rollout, one_step) for (label, *_, one_step), rollout in zip(trials, rollouts, strict=True)]
-    regressor = _fit(trials[at][1], u, y, warmup)
-    refined, best, one_step = None, "regressor", tried[ahead].one_step
+    trials = [(label, options, _judge(_fit(options, *split.training, warmup), split)) for label, options in candidates]
+    tried = [Trial(label, judged.rollout, judged.one_step) for label, _, judged in trials]
+    ahead = int(np.argmin([trial.one_step for trial in tried]))
+    for at in np.argsort([trial.rollout for trial in tried]):  # the best whose roll-out stays within bounds with all data too
+        regressor = _fit(trials[at][1], u, y, warmup)
+        if _stable(regressor):
+            break
     next_model: Any = regressor if ahead == at else _fit(trials[ahead][1], u, y, warmup)
-    if order is not None:
-        draft = refine(*split.training, trials[at][2], order=order, warmup=warmup)
-        rollout, own = _judge(draft, split)[1:]
-        tried.append(Trial(f"system of {draft.order} states", rollout, own))
-        refined = refine(u, y, regressor, order=draft.order or order, warmup=warmup)
-        clearly_worse = rollout > WORSE * rollouts[at]
-        best = "regressor" if clearly_worse or refined.kept_start else "system"
-        next_model = refined if own < one_step else next_model
-    return Identification(regressor, refined, best, next_model, tried)  # type: ignore[arg-type]
+    if order is None:
+        return Identification(regressor, None, "regressor", next_model, tried)
+    start = trials[at][2]
+    draft = refine(*split.training, start.model, order=order, warmup=warmup)
+    judged = _judge(draft, split)
+    tried.append(Trial(f"system of {draft.order} states", judged.rollout, judged.one_step))
+    refined = refine(u, y, regressor, order=_final_order(draft, u), warmup=warmup)
+    everything = _Split((u, y), u, y, warmup, warmup)
+    weights = sum(p.numel() for p in regressor.layer.parameters()) / y.shape[2]
+    convex = (draft.kept_start and refined.order < draft.order) or judged.clearly_worse_than(start)
+    convex = convex or _judge(refined, everything).clearly_worse_than(_judge(regressor, everything), weights)
+    next_model = refined if judged.one_step < tried[ahead].one_step else next_model
+    return Identification(regressor, refined, "regressor" if convex else "system", next_model, tried)
+
+
+def _final_order(draft: Refinement, u: Tensor) -> int:
+    """The order for all data: what was found; where the start was kept, its own if feasible, else the best lower one."""
+    lower = {order: bic for order, bic in draft.criterion.items() if 0 < order <= LARGE}
+    if draft.order <= LARGE or not lower or u.shape[0] * u.shape[1] <= FEW_ROWS:
+        return max(draft.order, 1)
+    return min(lower, key=lambda order: lower[order])
 
 
 class _Split(NamedTuple):
@@ -186,12 +201,33 @@ def _rollout(model: Any, U: Any) -> Any:
     return result if isinstance(U, Tensor) else result.numpy()
 
 
-def _judge(model: Any, split: _Split) -> tuple[Any, float, float]:
-    """The model, and its errors on the data left out."""
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """A model on the data left out."""
+
+    model: Any
+    rollout: float
+    one_step: float
+    squares: Tensor  # squared errors of the roll-out
+
+    def clearly_worse_than(self, other: _Judged, weights: float = 0.0) -> bool:
+        """Whether squared errors are larger by more than `WORSE` standard errors, and than that many weights fit of noise."""
+        if not np.isfinite(self.rollout):
+            return True
+        difference = (self.squares - other.squares).flatten()
+        steps = len(difference) / self.squares.shape[2]
+        fitted = weights / steps * other.squares.mean()
+        return bool(difference.mean() > WORSE * difference.std() / len(difference) ** 0.5 + fitted)
+
+
+def _judge(model: Any, split: _Split) -> _Judged:
+    """Errors on the data left out; a roll-out that would grow counts as infinite."""
     target = split.y[:, split.start :]
     power = float(target.square().mean().clamp(min=torch.finfo(torch.float64).tiny))
-    errors = []
-    for prediction in (_rollout(model, split.u), torch.as_tensor(model.predict_next(split.u, split.y))):
-        error = float((prediction.reshape(split.y.shape)[:, split.start :] - target).square().mean()) / power
-        errors.append(error if np.isfinite(error) else np.inf)
-    return model, errors[0], errors[1]
+    squares = [
+        (torch.as_tensor(prediction).reshape(split.y.shape)[:, split.start :] - target).square()
+        for prediction in (_rollout(model, split.u), model.predict_next(split.u, split.y))
+    ]
+    rollout, one_step = (float(x.mean()) / power if torch.isfinite(x).all() else np.inf for x in squares)
+    stable = not isinstance(model, SpectralRegressor) or _stable(model)
+    return _Judged(model, rollout if stable else np.inf, one_step, squares[0])
