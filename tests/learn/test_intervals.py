@@ -114,6 +114,7 @@ def test_bad_input_is_refused(fitted):
     fresh = SpectralRegressor(8).fit(u[:4], y[:4])
     for says, call in {
         "level: 1": lambda: model.predict_interval(u, level=1),
+        "past: given with conformal": lambda: model.predict_interval(u, past=(u, y), conformal=True),
         "past: given with Y": lambda: model.predict_interval(u, y, past=(u, y)),
         "Y: intervals for one step ahead of a fit with objective='rollout'": lambda: model.predict_interval(u, y),
         r"conformal: True; call calibrate\(U, Y\) first": lambda: fresh.predict_interval(u, conformal=True),
@@ -123,3 +124,11 @@ def test_bad_input_is_refused(fitted):
     }.items():
         with pytest.raises(ValueError, match=says):
             call()
+
+
+def test_data_that_are_fitted_exactly_say_nothing_on_the_noise():
+    generator = torch.Generator().manual_seed(4)
+    u, y = (torch.randn(20, 1, generator=generator, dtype=torch.float64) for _ in range(2))
+    lower, upper = SpectralRegressor(12, tail_penalty=0.0).fit(u, y).predict_interval(u)
+    assert torch.isinf(lower).all()
+    assert torch.isinf(upper).all()

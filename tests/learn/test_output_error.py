@@ -232,3 +232,24 @@ def test_degenerate_data_gives_a_finite_system():
     constant = refine(np.ones((60, 2)), np.ones((60, 1)))  # collinear inputs
     assert torch.isfinite(constant.system.simulate(torch.ones(200, 2))).all()
     assert refine(U[:1], Y[:1]).order == 0
+
+
+def test_a_start_of_the_order_asked_for_is_refined_at_once():
+    generator = torch.Generator().manual_seed(5)
+    lds = random_lds(3, 1, 1, Uniform(0.5, 0.95), generator)
+    u = torch.randn(2, 300, 1, generator=generator, dtype=torch.float64)
+    y = lds.simulate(u)
+    near = type(lds)(0.98 * lds.A, lds.B, lds.C, lds.D)
+    found = refine(u, y, near, order=3)
+    assert list(found.criterion) == [3]
+    assert found.residual < 1e-22
+
+
+@pytest.mark.parametrize("A", [[[0.9, 1.0], [0.0, 0.9]], [[0.9, 0.0], [0.0, 0.9]], [[1.01, 0.0], [0.0, 0.5]]])
+def test_a_start_whose_modes_do_not_describe_it_does_no_harm(A):
+    """Defective, repeated and unstable starts of the right order: no worse than no start."""
+    truth = LDS([[0.9, 1.0], [0.0, 0.9]], [[0.3], [1.0]], [[1.0, 0.5]], [[0.0]])
+    u = torch.randn(2, 300, 1, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    y = truth.simulate(u)
+    alone = refine(u, y, order=2).residual
+    assert refine(u, y, LDS(A, truth.B, truth.C, truth.D), order=2).residual <= 10 * alone

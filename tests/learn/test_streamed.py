@@ -147,6 +147,41 @@ def test_whole_steps_missing_are_weight_zero():
     same(masked.predict(u), weighted.predict(u))
 
 
+def test_one_output_may_come_without_its_channel():
+    u, y = data(d_out=1)
+    flat = y[..., 0]
+    for inputs, outputs, with_channel in ((u, flat, y), (u[0], flat[0], y[0])):
+        model, whole = (
+            SpectralRegressor(8, ridge=1e-3).fit(inputs, outputs),
+            SpectralRegressor(8, ridge=1e-3).fit(inputs, with_channel),
+        )
+        assert model.predict(inputs).shape == outputs.shape
+        same(model.predict(inputs), whole.predict(inputs)[..., 0])
+        same(model.predict_next(inputs, outputs), whole.predict_next(inputs, with_channel)[..., 0])
+        after = model.predict(inputs, past=(inputs, outputs))
+        same(after, whole.predict(inputs, past=(inputs, with_channel))[..., 0])
+        lower, upper = model.predict_interval(inputs)
+        assert lower.shape == upper.shape == outputs.shape
+        assert model.score(inputs, outputs) == pytest.approx(whole.score(inputs, with_channel))
+
+
+def test_an_output_seen_in_one_fold_does_not_spoil_the_choice():
+    u, y = data(count=10)
+    holes = y.clone()
+    holes[1:, :, 1] = torch.nan
+    options = {"autoregression": None, "ridge": "auto", "missing": "mask", "fit_intercept": True}
+    model = SpectralRegressor(12, **options).fit(u, holes)
+    assert relative_error(model.predict(u)[..., :1], y[..., :1]) < 0.02
+    assert relative_error(model.predict(u)[..., 1:], y[..., 1:]) < 0.5
+
+
+def test_a_level_of_an_integrator_is_refused():
+    u = torch.randn(1, 200, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    options = {"objective": "next", "autoregression": "learned", "output_lags": 1, "fit_intercept": True}
+    with pytest.raises(ValueError, match="fit_intercept: True; the learned y-term integrates"):
+        SpectralRegressor(4, **options).fit(u, (u + 1).cumsum(1))
+
+
 def test_a_failed_call_leaves_what_was_fitted():
     u, y = data()
     model = SpectralRegressor(8).fit(u, y)
@@ -179,6 +214,8 @@ U, Y = data()
         (lambda: SpectralRegressor(8).fit(U), "Y: None; .* requires y to be passed"),
         (lambda: SpectralRegressor(8).fit([(U,)]), "U: a batch of tuple; it must be"),
         (lambda: SpectralRegressor(8).fit([(U, Y)], sample_weight=[1.0]), "sample_weight: given beside batches"),
+        (lambda: SpectralRegressor(8).fit(U, Y, continues=True), "continues: True with Y"),
+        (lambda: SpectralRegressor(8).fit(U, Y).score([U[0], U[1]], [Y[0], Y[1]]), "U: a list of 2 sequences"),
         (lambda: SpectralRegressor(8).fit(U, Y, sample_weight=[1.0] * 5), r"sample_weight: shape \(5,\)"),
         (lambda: SpectralRegressor(8).fit(U, Y, sample_weight=[-1.0] * 6), "sample_weight: has values that are negative"),
         (lambda: SpectralRegressor(8).fit(U, Y, sample_weight=[0.0] * 6), "Y: output 0 has no observed value"),

@@ -63,7 +63,7 @@ def _parquet_frames(path: Path, positions: list[int], rows: int) -> Iterator[Any
     parquet = require("cli", "pyarrow.parquet")
     require("cli", "pandas")
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path, pre_buffer=False) as file:  # buffers would stay until the file is closed
             names = [file.schema_arrow.names[i] for i in positions]
             for batch in file.iter_batches(batch_size=rows, columns=names):
                 yield batch.select(names).to_pandas()

@@ -161,6 +161,9 @@ def identify_series(
         ValueError: too few rows, options out of range, values not finite, an output that is constant in a part.
         TypeError: values that are not numbers.
     """
+    for name, values in (("inputs", inputs), ("outputs", outputs)):
+        if np.ndim(values) != 2:
+            raise ValueError(f"{name}: {np.ndim(values)} dimensions; it must be one recording, (L, D)")
     u, y = sequence("inputs", inputs)[0].numpy(), sequence("outputs", outputs)[0].numpy()
     if len(u) != len(y):
         raise ValueError(f"outputs: {len(y)} rows; inputs have {len(u)}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from torchstu.layers.stu import STU, Autoregression
 from torchstu.learn.estimator import SequenceRegressor, in_kind
 from torchstu.learn.intervals import Uncertainty, conformal_quantile, half_width
 from torchstu.learn.options import Auto, options_of, share
-from torchstu.learn.recordings import batches, recordings
+from torchstu.learn.recordings import batches, recordings, without_channel
 from torchstu.learn.stream import Fitted, Stream
 from torchstu.spectral.filters import FilterBank
 from torchstu.spectral.priors import PriorLike, positive_int
@@ -94,9 +93,11 @@ class SpectralRegressor(SequenceRegressor):
             ValueError: shapes that do not fit, values not finite, options out of range, K above L.
             TypeError: values that are not numbers.
         """
+        if Y is not None and continues:
+            raise ValueError("continues: True with Y; it is for batches (use partial_fit to continue sequences)")
         if Y is not None:
             whole = self._extend(None, U, Y, sample_weight, warmup, None)
-            self._keep(whole, Y, whole.solve())
+            self._keep(whole, U, Y, whole.solve())
             return self
         if sample_weight is not None:
             raise ValueError("sample_weight: given beside batches; each batch must bring its own, as (U, Y, sample_weight)")
@@ -105,13 +106,15 @@ class SpectralRegressor(SequenceRegressor):
             stream = self._extend(stream, u, y, weight, warmup, continues)
         if stream is None:
             raise ValueError("U: no batches; there must be at least one")
-        self._keep(stream, y, stream.solve())
+        self._keep(stream, u, y, stream.solve())
         return self
 
     def partial_fit(
         self, U: Any, Y: Any, *, sample_weight: Any = None, warmup: int = 0, continues: bool = False
     ) -> SpectralRegressor:
         """Fit to these sequences and all that were given before: the result is that of one `fit` to all of them.
+
+        What is chosen by cross-validation may differ, as folds are cut call by call: give several sequences, or long pieces.
 
         Weights are computed when they are asked for, from a triangle whose size does not depend on the data. Ridge and tail
         penalty may be changed in between. An error leaves what was fitted before as it was.
@@ -124,7 +127,7 @@ class SpectralRegressor(SequenceRegressor):
         Raises:
             ValueError, TypeError: as `fit`; also options of the layer that were changed since the first call.
         """
-        self._keep(self._extend(self.__dict__.get("_stream"), U, Y, sample_weight, warmup, continues), Y)
+        self._keep(self._extend(self.__dict__.get("_stream"), U, Y, sample_weight, warmup, continues), U, Y)
         return self
 
     @property
@@ -197,10 +200,12 @@ class SpectralRegressor(SequenceRegressor):
         level = share("level", level)
         if Y is not None and past is not None:
             raise ValueError("past: given with Y; one step ahead needs no past")
+        if conformal and past is not None:
+            raise ValueError("past: given with conformal=True, whose errors are of roll-outs from rest; leave one of them out")
         if conformal:
             quantile = self._conformal(Y is None, level)
             centre = torch.as_tensor(self.predict(U, past) if Y is None else self.predict_next(U, Y))
-            quantile = quantile if centre.ndim >= 2 and not self._is_flat else quantile[0]
+            quantile = quantile[0] if self._is_flat else quantile
             return in_kind(U, centre - quantile), in_kind(U, centre + quantile)
         if (Y is None) != (self.objective == "rollout" or self.autoregression is None):
             asked = "the roll-out" if Y is None else "one step ahead"
@@ -243,9 +248,7 @@ class SpectralRegressor(SequenceRegressor):
             self._certainty = fitted.uncertainty()
         return self._certainty
 
-    def _extend(
-        self, stream: Stream | None, U: Any, Y: Any, sample_weight: Any, warmup: int, continues: bool | None
-    ) -> Stream:
+    def _extend(self, stream: Stream | None, U: Any, Y: Any, sample_weight: Any, warmup: int, continues: bool | None) -> Stream:
         """A stream with more sequences, the one given left as it was; ``continues`` None: nothing will follow them."""
         options = options_of(self)
         given = recordings(U, Y, sample_weight, missing=self.missing == "mask")
@@ -262,19 +265,17 @@ class SpectralRegressor(SequenceRegressor):
             stream = Stream.open(options, given[0], max(r.u.shape[1] for r in given), warmup)
         else:
             stream = stream.under(options)
-        for recording in given:
-            stream.add(recording, warmup=warmup, continues=going_on)
+        for number, recording in enumerate(given):
+            stream.add(recording, warmup=warmup, continues=going_on, turn=number if len(given) > 1 else None)
         return stream
 
-    def _keep(self, stream: Stream, Y: Any, solution: Fitted | None = None) -> None:
+    def _keep(self, stream: Stream, U: Any, Y: Any, solution: Fitted | None = None) -> None:
         for name in ("_solution", "_certainty", "_errors"):
             self.__dict__.pop(name, None)
         if solution is not None:
             self._solution = solution
         self._stream, self.n_features_in_ = stream, stream.maker.layer.d_in
-        self._flat = (
-            Y.ndim if isinstance(Y, Tensor) else np.ndim(Y[0]) + 1 if isinstance(Y, (list, tuple)) else np.ndim(Y)
-        ) == 1
+        self._flat = without_channel(U, Y)
 
     def _homoscedastic(self, U: Any, Y: Any, past: tuple[Any, Any] | None, level: float) -> tuple[Tensor, Tensor]:
         """Centre and half width, (N, L, D_out), from the rows of the regression themselves."""

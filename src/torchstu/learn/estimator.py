@@ -94,7 +94,10 @@ class SequenceRegressor(Estimator):
 
     def score(self, U: Any, Y: Any, sample_weight: Any = None) -> float:
         """R² of the roll-out, averaged over outputs, as scikit-learn defines it."""
-        ((u, y, weights),) = recordings(U, Y, sample_weight)
+        given = recordings(U, Y, sample_weight)
+        if len(given) > 1:
+            raise ValueError(f"U: a list of {len(given)} sequences; it must be one array, of sequences of one length")
+        u, y, weights = given[0]
         prediction = torch.as_tensor(self.predict(u)).reshape(-1, y.shape[2])
         weight = torch.ones(len(prediction), 1) if weights is None else weights.reshape(-1, 1)
         y = y.flatten(0, 1)
@@ -119,8 +122,9 @@ class SequenceRegressor(Estimator):
         return u
 
     def _outputs(self, name: str, Y: Any) -> Tensor:
-        if self._is_flat and getattr(Y, "ndim", 2) == 1:
-            Y = Y[:, None]
+        if self._is_flat:
+            Y = torch.as_tensor(Y)
+            Y = Y if Y.ndim > 1 and Y.shape[-1] == 1 else Y[..., None]
         y = sequence(name, Y)
         if y.shape[2] != self.layer.d_out:
             raise ValueError(f"{name}: shape {tuple(y.shape)}; it must have {self.layer.d_out} channels last")

@@ -104,7 +104,10 @@ def identify(
         ValueError: as `SpectralRegressor.fit`; fewer than 16 steps to fit.
         TypeError: values that are not numbers.
     """
-    ((u, y, _),) = recordings(U, Y)
+    given = recordings(U, Y)
+    if len(given) > 1:
+        raise ValueError(f"U: a list of {len(given)} sequences; it must be one array, of sequences of one length")
+    u, y, _ = given[0]
     validation, warmup = share("validation", validation), positive_int("warmup", warmup, minimum=0)
     split = _Split.of(u, y, validation, warmup)
     candidates = _candidates(split, length, prior, fit_intercept)
@@ -122,7 +125,9 @@ def identify(
     draft = refine(*split.training, start.model, order=order, warmup=warmup)
     judged = _judge(draft, split)
     tried.append(Trial(f"system of {draft.order} states", judged.rollout, judged.one_step))
-    refined = refine(u, y, regressor, order=_final_order(draft, u), warmup=warmup)
+    final = _final_order(draft, u)
+    known = draft.system if final == draft.order and not fit_intercept else regressor
+    refined = refine(u, y, known, order=final, warmup=warmup)
     everything = _Split((u, y), u, y, warmup, warmup)
     weights = sum(p.numel() for p in regressor.layer.parameters()) / y.shape[2]
     convex = (draft.kept_start and refined.order < draft.order) or judged.clearly_worse_than(start)
@@ -163,7 +168,11 @@ def _candidates(split: _Split, length: int | None, prior: Any, intercept: bool) 
     """Options of a `SpectralRegressor` by their names."""
     u, y = split.training
     automatic = isinstance(prior, str) and prior == "auto"
-    own: dict[str, Any] = {"prior": "positive" if automatic else prior, "ridge": "auto", "length": length or u.shape[1]}
+    own: dict[str, Any] = {
+        "prior": "positive" if automatic else prior,
+        "ridge": "auto",
+        "length": u.shape[1] if length is None else length,
+    }
     own |= {"num_filters": prior.count if isinstance(prior, FilterBank) else "auto", "fit_intercept": intercept}
     name = own["prior"] if isinstance(own["prior"], str) else getattr(prior, "name", "own bank")
     result = [(f"{name}, no y-term", own | {"autoregression": None})]
@@ -173,6 +182,7 @@ def _candidates(split: _Split, length: int | None, prior: Any, intercept: bool) 
     for lags in OUTPUT_LAGS:
         if lags == OUTPUT_LAGS[0] or rows >= ROWS_A_LAG * lags:
             learned = {"autoregression": "learned", "objective": "next", "output_lags": lags, "input_lags": lags + 1}
+            learned["fit_intercept"] = False  # it may integrate, and then has no level
             result.append((f"{name}, {lags} learned output lags", own | learned))
     if automatic and u.shape[1] >= 32:
         suggestion = suggest_prior(u, y, widest=WIDEST)

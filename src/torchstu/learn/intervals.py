@@ -38,8 +38,8 @@ class Uncertainty:
         factors = spread(triangles, penalty)
         used = torch.stack([(R @ S).square().sum() for (R, _, _), S in zip(triangles.problems(), factors, strict=True)])
         counts = triangles.counts.double()
-        degrees = (counts - used.expand(len(counts))).clamp(min=1.0)
-        return cls(triangles.squared_error(m) / degrees, degrees, factors)
+        degrees = counts - used.expand(len(counts))
+        return cls(triangles.squared_error(m) / degrees.clamp(min=1.0), degrees, factors)
 
     def of_rows(self, rows: Tensor) -> Tensor:
         """Variance of f m over s², (..., D_out), for rows f (..., P), real or complex."""
@@ -49,13 +49,20 @@ class Uncertainty:
     def standard_errors(self, maker: RowMaker) -> Tensor:
         """Of the weights M = m / scale, (P, D_out)."""
         own = torch.stack([S.square().sum(dim=1) for S in self.factors], dim=1).expand(-1, len(self.variance))
-        return (own * self.variance).sqrt() / maker.scale[:, None]
+        errors = (own * self.variance).sqrt() / maker.scale[:, None]
+        return torch.where(self.degrees < 1, torch.inf, errors)
 
     def quantile(self, level: float) -> Tensor:
-        """Half the width of the two-sided interval in standard deviations, (D_out,): Student's t, by its expansion in 1/df."""
+        """Half the width of the two-sided interval in standard deviations, (D_out,): Student's t, by its expansion in 1/df.
+
+        Exact for df = 1 and 2; infinite where data that are fitted exactly say nothing on the noise.
+        """
         z = NormalDist().inv_cdf((1 + level) / 2)
         d = self.degrees.clamp(min=3.0)
-        return z + (z**3 + z) / (4 * d) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * d**2)
+        t = z + (z**3 + z) / (4 * d) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * d**2)
+        t = torch.where(self.degrees < 3, level * math.sqrt(2 / (1 - level**2)), t)
+        t = torch.where(self.degrees < 2, math.tan(math.pi * level / 2), t)
+        return torch.where(self.degrees < 1, torch.inf, t)
 
 
 def half_width(uncertainty: Uncertainty, maker: RowMaker, F: Tensor, level: float, start: int = 0) -> Tensor:

@@ -15,6 +15,8 @@ from torchstu.ops.autoregression import fixed_feedback
 
 SMALLEST = 1e-11
 """Directions of normed columns below this share of the largest are left out: rounding, bought with weights of 1e6 and more."""
+LEVEL = 1e-4
+"""Least singular value of I - Σ M_y with which a level of the output is told from its drift."""
 TAIL_FACTOR = 16
 """The penalized tail is the response at steps L..16 L."""
 
@@ -50,7 +52,13 @@ def sequence(name: str, value: Any, *, missing: bool = False) -> Tensor:
 
 
 def accumulate(
-    maker: RowMaker, folds: list[Triangles], u: Tensor, y: Tensor, weights: Tensor | None, past: Past | None = None
+    maker: RowMaker,
+    folds: list[Triangles],
+    u: Tensor,
+    y: Tensor,
+    weights: Tensor | None,
+    past: Past | None = None,
+    turn: int | None = None,
 ) -> tuple[list[Triangles], Past]:
     """The triangles with all rows of some sequences, and the past that goes on from them.
 
@@ -63,9 +71,10 @@ def accumulate(
         u, y: (N, T, D_in) and (N, T, D_out), NaN in y where an output is missing.
         weights: (N, T), at least 0; None means 1.
         past: of the same sequences; None means at rest, and then not all are worked on at once.
+        turn: of the first sequence among the folds; None: see above.
     """
     folds, ends, count, steps = list(folds), [], *u.shape[:2]
-    by_sequence = count >= len(folds)
+    by_sequence = count >= len(folds) or turn is not None
     block = steps if by_sequence else max(-(-steps // len(folds)), 1)
     for n in _groups(maker, count, steps, apart=past is None, most=1 if by_sequence and len(folds) > 1 else None):
         state = maker.start(n.stop - n.start) if past is None else past
@@ -78,7 +87,7 @@ def accumulate(
                 weight = weight * weights[n, start:stop, None]
             for first in range(start, stop, block) if not by_sequence else [start]:
                 part = slice(first - start, stop - start if by_sequence else min(first + block, stop) - start)
-                at = (n.start if by_sequence else first // block) % len(folds)
+                at = (n.start + (turn or 0) if by_sequence else first // block) % len(folds)
                 folds[at] = folds[at].add(*(x[:, part].flatten(0, 1) for x in (rows.F, rows.target, weight)))
         ends.append(state)
     return folds, Past.together(ends)
@@ -172,4 +181,8 @@ def write_weights(maker: RowMaker, layer: STU, m: Tensor) -> Tensor:
     if "M_y" not in named or not maker.intercept:
         return intercept.clone()
     through = torch.eye(layer.d_out, dtype=torch.float64) - named["M_y"].sum(0)
+    if float(torch.linalg.svdvals(through)[-1]) < LEVEL:
+        raise ValueError(
+            "fit_intercept: True; the learned y-term integrates, so the output has no level; use fit_intercept=False"
+        )
     return torch.linalg.lstsq(through.T, intercept[:, None]).solution[:, 0]  # c with c (I - Σ M_y) = intercept

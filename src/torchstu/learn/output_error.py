@@ -16,14 +16,17 @@ from torchstu.layers.base import Mixer
 from torchstu.learn.closed_form import SpectralRegressor
 from torchstu.learn.colored_noise import filtered, noise_lags
 from torchstu.learn.orders import ROUNDING, bic, grow, look_back, parameters, reductions
-from torchstu.learn.separable import Fit, Recording, descend
+from torchstu.learn.separable import Fit, Recording, descend, read_out
 from torchstu.spectral.priors import positive_int
 from torchstu.systems.lds import LDS
+from torchstu.systems.modes import modes_of, with_inputs
 
 _WHITENINGS = 3  # the first residual still holds what the fit has taken for a slow mode
 _CLEAN = 1e-16  # relative squared error below which what is left is no noise
 
 Start = SpectralRegressor | Mixer | LDS
+_APART = 1e-9  # eigenvalues of a system closer than this have no modes of their own
+_AS_GOOD = 1.01  # error of a system's own modes over its own, up to which they describe it
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,10 @@ class Refinement:
         Returns:
             Predictions, shaped as Y, float64.
         """
+        if U.ndim != Y.ndim or U.shape[:-1] != Y.shape[:-1] or Y.shape[-1] != self.system.d_out:
+            raise ValueError(
+                f"Y: shape {tuple(Y.shape)}; beside U {tuple(U.shape)} it must have {self.system.d_out} channels last"
+            )
         rollout = self.system.simulate(U) + self.intercept
         left = torch.as_tensor(Y).double() - rollout
         for i, a in enumerate(self.noise_lags, 1):
@@ -91,7 +98,8 @@ def refine(
     Args:
         U: inputs, (N, L, D_in) or (L, D_in), array or tensor.
         Y: outputs, (N, L, D_out) or (L, D_out); NaN where not observed.
-        start: a fitted `SpectralRegressor`, a linear layer or an `LDS`; None for modes found from the data alone.
+        start: a fitted `SpectralRegressor`, a linear layer or an `LDS`; None for modes found from the data alone. From a system
+            of the order asked for the descent begins at once.
         order: n, at least 1, or "auto": the least BIC, T log(squared error / T) + parameters · log T for T observed outputs,
             over orders from 0 on until three bring nothing or the error is rounding; the start competes, with all its weights.
         max_order: the largest order that "auto" tries.
@@ -143,7 +151,11 @@ def _search(
     largest = int(max_order if order == "auto" else order)
     if order != "auto" and parameters(data, largest) > data.count:
         raise ValueError(f"order: {order} has {parameters(data, largest)} unknowns; the data has {data.count} observed outputs")
-    fits = grow(data, reductions(layer, largest, u.shape[1], data.channels), largest, order == "auto")
+    own = _own_modes(data, layer, u, y, warmup, lags) if order != "auto" else None
+    if own is not None and own.modes.order == largest:
+        fits = {largest: own}
+    else:
+        fits = grow(data, reductions(layer, largest, u.shape[1], data.channels), largest, order == "auto")
     if order == "auto":
         look_back(data, fits)
     scores = {n: bic(data, fit.error, parameters(data, n)) for n, fit in fits.items()}
@@ -155,6 +167,29 @@ def _search(
         if kept is not None:
             return kept
     return _result(data, fit, scores, unknown_start, lags)
+
+
+def _own_modes(
+    data: Recording, layer: Mixer | LDS | None, u: np.ndarray, y: np.ndarray, warmup: int, lags: np.ndarray
+) -> Fit | None:
+    """The fit with the modes of a stable system that is given, if they describe it: those of a defective one do not."""
+    if not isinstance(layer, LDS) or not layer.state_dim:
+        return None
+    values = layer.eigenvalues()
+    apart = (values[:, None] - values).abs() + torch.eye(len(values))
+    if float(values.abs().max()) >= 1 or float(apart.min()) < _APART:
+        return None
+    fit = read_out(data, with_inputs(modes_of(layer.A.numpy(), layer.B.numpy()), data.channels))
+    level = torch.zeros(data.outputs, dtype=torch.float64)
+    return fit if fit.error <= _AS_GOOD * _error(layer, level, u, y, warmup, lags) else None
+
+
+def _error(layer: Mixer | LDS, level: Tensor, u: np.ndarray, y: np.ndarray, warmup: int, lags: np.ndarray) -> float:
+    """Squared error of a roll-out from rest, seen through the filter of the noise."""
+    inputs = torch.as_tensor(u)
+    with torch.no_grad():
+        outputs = layer.simulate(inputs) if isinstance(layer, LDS) else layer(inputs)[0].double()
+    return float(np.nansum(filtered(y - (outputs + level).numpy(), lags)[:, warmup:] ** 2))
 
 
 def _kept(
@@ -169,11 +204,7 @@ def _kept(
     """The start as the answer, where its BIC is below that of every order."""
     layer = start.layer if isinstance(start, SpectralRegressor) else start
     intercept = start.intercept if isinstance(start, SpectralRegressor) else torch.zeros(data.outputs, dtype=torch.float64)
-    inputs = torch.as_tensor(u)
-    with torch.no_grad():
-        outputs = layer.simulate(inputs) if isinstance(layer, LDS) else layer(inputs)[0].double()
-    left = filtered(y - (outputs + intercept).numpy(), lags)[:, warmup:]
-    error = float(np.nansum(left**2))
+    error = _error(layer, intercept, u, y, warmup, lags)
     if isinstance(layer, LDS):
         count = parameters(data, layer.state_dim)
     else:

@@ -89,11 +89,17 @@ def _ragged(U: Sequence[Any], Y: Any, sample_weight: Any, missing: bool) -> list
     return result
 
 
+def without_channel(U: Any, Y: Any) -> bool:
+    """Whether outputs come without the axis of their one channel."""
+    if _is_ragged(U):
+        U, Y = U[0], Y[0]
+    dimensions = [x.ndim if hasattr(x, "ndim") else np.ndim(x) for x in (U, Y)]
+    return dimensions[1] == dimensions[0] - 1
+
+
 def _outputs(name: str, Y: Any, U: Any, missing: bool) -> Tensor:
     """Outputs; a channel that was left out is put back."""
-    shape = tuple(Y.shape) if hasattr(Y, "shape") else np.shape(Y)
-    inputs = tuple(U.shape) if hasattr(U, "shape") else np.shape(U)
-    if len(shape) == len(inputs) - 1:
+    if without_channel(U, Y):
         Y = Y[..., None] if isinstance(Y, Tensor) else np.asarray(Y)[..., None]
     return sequence(name, Y, missing=missing)
 

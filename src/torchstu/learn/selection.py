@@ -43,6 +43,8 @@ def ridge_path(folds: list[Triangles], shape: Tensor, ridges: np.ndarray | None 
     for i, fold in enumerate(folds):
         others = Triangles.together([other for j, other in enumerate(folds) if j != i])
         for (R, Q, _), (R_fold, Q_fold, rest) in zip(*_alike(others, fold), strict=True):
+            if not R.any() or (free and float(R[:free, :free].diagonal().abs().min()) == 0):
+                continue  # the other folds say nothing on this output
             left, s, right = torch.linalg.svd(R[free:, free:] / shape[free:], full_matrices=False)
             if ridges is None:
                 low, high = DECADES
@@ -59,6 +61,8 @@ def ridge_path(folds: list[Triangles], shape: Tensor, ridges: np.ndarray | None 
                     )
                 errors.append(float(error.square().sum() + rest.sum()))
             scores = scores + np.array(errors)
+    if ridges is None:  # inputs that are zero, or outputs seen in one fold alone: any ridge is as good
+        return RidgePath(np.ones(1), np.zeros(1))
     return RidgePath(np.asarray(ridges), np.nan_to_num(scores, nan=np.inf))
 
 

@@ -108,7 +108,7 @@ class Stream:
             )
         return replace(self, options=options)
 
-    def add(self, recording: Recording, *, warmup: int, continues: bool) -> None:
+    def add(self, recording: Recording, *, warmup: int, continues: bool, turn: int | None = None) -> None:
         """More sequences, or more of the same ones.
 
         Raises:
@@ -125,7 +125,7 @@ class Stream:
             raise ValueError(f"U: {len(recording.u)} sequences; {len(past.window)} are to be continued")
         maker = self.maker if past is not None else replace(self.maker, warmup=warmup)
         before = 0 if past is None else past.seen
-        folds, after = accumulate(maker, self.folds, *recording, past=past)
+        folds, after = accumulate(maker, self.folds, *recording, past=past, turn=turn)
         self.maker, self.folds, self.past = maker, folds, after
         self.longest = max(self.longest, after.seen)
         weight = recording.y.new_ones(recording.y.shape[:2]) if recording.weights is None else recording.weights

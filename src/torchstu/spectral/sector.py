@@ -80,7 +80,7 @@ class Harmonics(Oscillating):
         if isinstance(periods, str) or not isinstance(periods, (Sequence, np.ndarray)):
             raise TypeError(f"periods: {periods!r}; it must be a list of numbers of steps")
         numbers = tuple(_real("periods", p) for p in periods)
-        if not numbers or min(numbers) < 2 or max(numbers) == math.inf:
+        if not numbers or not all(2 <= number < math.inf for number in numbers):
             raise ValueError(f"periods: {list(periods)!r}; it must be one or more finite numbers of at least 2 steps")
         half = _real("width", width)
         if not 0 <= half <= math.pi:
