@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchstu.learn.closed_form import SpectralRegressor
 from torchstu.learn.diagnostics import feedback_radius
+from torchstu.learn.least_squares import NoLevelError
 from torchstu.learn.options import share
 from torchstu.learn.output_error import Refinement, refine
 from torchstu.learn.prior_suggestion import suggest_prior
@@ -182,7 +183,6 @@ def _candidates(split: _Split, length: int | None, prior: Any, intercept: bool) 
     for lags in OUTPUT_LAGS:
         if lags == OUTPUT_LAGS[0] or rows >= ROWS_A_LAG * lags:
             learned = {"autoregression": "learned", "objective": "next", "output_lags": lags, "input_lags": lags + 1}
-            learned["fit_intercept"] = False  # it may integrate, and then has no level
             result.append((f"{name}, {lags} learned output lags", own | learned))
     if automatic and u.shape[1] >= 32:
         suggestion = suggest_prior(u, y, widest=WIDEST)
@@ -194,9 +194,14 @@ def _candidates(split: _Split, length: int | None, prior: Any, intercept: bool) 
 
 
 def _fit(options: dict[str, Any], u: Tensor, y: Tensor, warmup: int) -> SpectralRegressor:
-    if options["fit_intercept"] and warmup and options.get("autoregression", "fixed") == "fixed":
+    """A fit; without the constant where the y-term knows the level, or integrates so that there is none."""
+    term = options.get("autoregression", "fixed")
+    if options["fit_intercept"] and warmup and term == "fixed":
         options = options | {"fit_intercept": False}
-    return SpectralRegressor(**options).fit(u, y, warmup=warmup)
+    try:
+        return SpectralRegressor(**options).fit(u, y, warmup=warmup)
+    except NoLevelError:
+        return SpectralRegressor(**options | {"fit_intercept": False}).fit(u, y, warmup=warmup)
 
 
 def _stable(model: SpectralRegressor) -> bool:

@@ -21,6 +21,10 @@ TAIL_FACTOR = 16
 """The penalized tail is the response at steps L..16 L."""
 
 
+class NoLevelError(ValueError):
+    """A constant was to be fitted to an output that drifts."""
+
+
 def sequence(name: str, value: Any, *, missing: bool = False) -> Tensor:
     """An array or tensor as (N, L, D) float64 on the CPU; (L, D) is one sequence.
 
@@ -182,7 +186,7 @@ def write_weights(maker: RowMaker, layer: STU, m: Tensor) -> Tensor:
         return intercept.clone()
     through = torch.eye(layer.d_out, dtype=torch.float64) - named["M_y"].sum(0)
     if float(torch.linalg.svdvals(through)[-1]) < LEVEL:
-        raise ValueError(
+        raise NoLevelError(
             "fit_intercept: True; the learned y-term integrates, so the output has no level; use fit_intercept=False"
         )
     return torch.linalg.lstsq(through.T, intercept[:, None]).solution[:, 0]  # c with c (I - Σ M_y) = intercept
