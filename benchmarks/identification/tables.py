@@ -58,7 +58,7 @@ def present(rows: list[Row]) -> list[str]:
 
 
 def rivals(rows: list[Row], structured: bool = False) -> list[str]:
-    ours = {ROLLOUT, ONE_STEP}
+    ours = {method.name for method in METHODS if method.name.startswith("torchstu")}
     return [m.name for m in METHODS if m.name in present(rows) and m.name not in ours and (m.structured or not structured)]
 
 
