@@ -1,5 +1,6 @@
 """The Kalman filter against the conditional mean of the joint Gaussian, and as a floor."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -92,6 +93,11 @@ ONE = LDS([[0.5]], [[1.0]], [[1.0]], [[0.0]])
             lambda: KalmanFilter(ONE, 0.1, 0.1).predict_next(torch.zeros(4, 1), torch.zeros(5, 1)),
             ValueError,
             r"Y: shape \(5, 1\)",
+        ),
+        (
+            lambda: KalmanFilter(ONE, np.float32(0.1), 0).predict_next(torch.zeros(4, 1), torch.full((4, 1), torch.nan)),
+            ValueError,
+            "Y: 4 values are not finite",
         ),
         (
             lambda: KalmanFilter(ONE, 0.1, 0.1).predict_next(torch.zeros(4, 1), torch.zeros(4, 1), torch.zeros(2)),

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
     folder, order = check_new(arguments.output), _order(arguments.order)
     inputs, outputs = _names("--inputs", arguments.inputs), _names("--outputs", arguments.outputs)
     if arguments.export is not None:
-        _check_export(arguments.export, arguments.data)
+        _check_export(arguments.export)
     sample_time = True if arguments.sample_time is None else arguments.sample_time
     from torchstu.convert.control import check_sample_time
     from torchstu.data.files import read_table
@@ -149,7 +149,7 @@ def _order(value: str) -> Any:
     return order
 
 
-def _check_export(path: str, data: str) -> None:
+def _check_export(path: str) -> None:
     if not path.lower().endswith((".npz", ".json", ".mat")):
         raise ValueError(f"--export: {path!r}; it must end in .npz, .json or .mat")
     check_file(path, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class KalmanFilter:
         if not isinstance(system, LDS):
             raise TypeError(f"system: {type(system).__name__}; it must be an LDS")
         for name, value in {"process_noise": process_noise, "observation_noise": observation_noise}.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 raise TypeError(f"{name}: {type(value).__name__}; it must be a number")
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name}: {value}; it must be at least 0 and finite")
@@ -89,19 +90,22 @@ class KalmanFilter:
         """Predictions of y_t from inputs up to t and outputs up to t-1.
 
         Args:
-            U: (B, L, D_in) or (L, D_in). Y: (B, L, D_out) or (L, D_out), as observed.
+            U: (B, L, D_in) or (L, D_in). Y: (B, L, D_out) or (L, D_out), as observed: every one of them, as gains do not depend
+                on the data.
             x0: the state before the first step, (N,) or (B, N); zero if None.
 
         Returns:
             (B, L, D_out) or (L, D_out), float64.
 
         Raises:
-            ValueError: shapes that do not fit.
+            ValueError: shapes that do not fit, values not finite.
         """
         U, Y, system = torch.as_tensor(U), torch.as_tensor(Y), self.system
         for name, value, width in (("U", U, system.d_in), ("Y", Y, system.d_out)):
             if value.ndim not in (2, 3) or value.shape[-1] != width or 0 in value.shape:
                 raise ValueError(f"{name}: shape {tuple(value.shape)}; it must be (B, L, {width}) or (L, {width})")
+            if not value.isfinite().all():
+                raise ValueError(f"{name}: {int((~value.isfinite()).sum())} values are not finite; all must be")
         if U.shape[:-1] != Y.shape[:-1]:
             raise ValueError(f"Y: shape {tuple(Y.shape)}; beside U {tuple(U.shape)} it must have as many sequences and steps")
         if U.ndim == 2:
