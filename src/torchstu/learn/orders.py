@@ -18,18 +18,28 @@ ROUNDING = 1e-26
 _PATIENCE = 3  # orders beyond the best that are tried
 _SHORT, _LONG = 6, 20  # steps before the starts of one order are compared, and after
 _LENGTH = 16384  # of response, that a start is asked for at most
+_CLEAN = 1e-6  # relative squared error of a start below which its reductions tell where orders begin to serve
+_NEAR = 1e3  # times the error of the start that a reduction may have to serve
 
 
-def grow(data: Recording, reduced: Callable[[int], Modes | None], largest: int, automatic: bool) -> dict[int, Fit]:
-    """Fits by order, from 0 on."""
+def grow(
+    data: Recording, reduced: Callable[[int], Modes | None], largest: int, automatic: bool, known: float = np.inf
+) -> dict[int, Fit]:
+    """Fits by order, from 0 on; from where reductions of the start serve, if its squared error ``known`` is hardly noise.
+
+    Orders below are then reductions as they are, and so are all orders where none serves.
+    """
     fits = {0: read_out(data, no_modes(data.channels))}
-    scores = {0: bic(data, fits[0].error, parameters(data, 0))}
+    first = 1
+    if known <= _CLEAN * data.power:
+        first = _serving(data, fits, reduced, largest, max(known, ROUNDING * data.power))
+    scores = {n: bic(data, fit.error, parameters(data, n)) for n, fit in fits.items()}
     tolerance, floor = 1e-2 / data.count, ROUNDING**1.1 * data.power
-    for n in range(1, largest + 1):
+    for n in range(first, largest + 1):
         if automatic and 2 * parameters(data, n) > data.count:
             break
-        starts = [fits[n - 1].modes.joined(best_real(data, fits[n - 1]))]
-        if n >= 2 and data.length > 8:
+        starts = [fits[n - 1].modes.joined(best_real(data, fits[n - 1]))] if n - 1 in fits else []
+        if n - 2 in fits and data.length > 8:
             starts.append(fits[n - 2].modes.joined(best_pair(data, fits[n - 2])))
         found = reduced(n)
         if found is not None and found.order == n:
@@ -43,6 +53,18 @@ def grow(data: Recording, reduced: Callable[[int], Modes | None], largest: int, 
     return fits
 
 
+def _serving(data: Recording, fits: dict[int, Fit], reduced: Callable[[int], Modes | None], largest: int, known: float) -> int:
+    """Add reductions as they are, up to the first whose error is near the start's; its order, or beyond the largest."""
+    for n in range(1, largest + 1):
+        modes = reduced(n)
+        if modes is None or modes.order != n:
+            continue
+        fits[n] = read_out(data, modes)
+        if fits[n].error <= _NEAR * known:
+            return n
+    return largest + 1 if largest in fits else 1
+
+
 def look_back(data: Recording, fits: dict[int, Fit]) -> None:
     """Reductions of the largest fit as starts of all orders below: growth may have taken a wrong turn early."""
     top = max(fits)
@@ -53,7 +75,7 @@ def look_back(data: Recording, fits: dict[int, Fit]) -> None:
     tolerance, floor = 1e-2 / data.count, ROUNDING**1.1 * data.power
     for n in range(1, top):
         modes = reduced(n)
-        if modes is None or modes.order != n:
+        if modes is None or modes.order != n or n not in fits:
             continue
         fit = descend(data, read_out(data, modes), _SHORT, tolerance, floor)
         if fit.error < 1.1 * fits[n].error:

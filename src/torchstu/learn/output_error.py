@@ -155,7 +155,8 @@ def _search(
     if own is not None and own.modes.order == largest:
         fits = {largest: own}
     else:
-        fits = grow(data, reductions(layer, largest, u.shape[1], data.channels), largest, order == "auto")
+        error = np.inf if start is None or layer is None else _error(layer, _level(start, data), u, y, warmup, lags)
+        fits = grow(data, reductions(layer, largest, u.shape[1], data.channels), largest, order == "auto", error)
     if order == "auto":
         look_back(data, fits)
     scores = {n: bic(data, fit.error, parameters(data, n)) for n, fit in fits.items()}
@@ -184,6 +185,11 @@ def _own_modes(
     return fit if fit.error <= _AS_GOOD * _error(layer, level, u, y, warmup, lags) else None
 
 
+def _level(start: Start, data: Recording) -> Tensor:
+    """What the start adds to its outputs, (D_out,)."""
+    return start.intercept if isinstance(start, SpectralRegressor) else torch.zeros(data.outputs, dtype=torch.float64)
+
+
 def _error(layer: Mixer | LDS, level: Tensor, u: np.ndarray, y: np.ndarray, warmup: int, lags: np.ndarray) -> float:
     """Squared error of a roll-out from rest, seen through the filter of the noise."""
     inputs = torch.as_tensor(u)
@@ -203,7 +209,7 @@ def _kept(
 ) -> Refinement | None:
     """The start as the answer, where its BIC is below that of every order."""
     layer = start.layer if isinstance(start, SpectralRegressor) else start
-    intercept = start.intercept if isinstance(start, SpectralRegressor) else torch.zeros(data.outputs, dtype=torch.float64)
+    intercept = _level(start, data)
     error = _error(layer, intercept, u, y, warmup, lags)
     if isinstance(layer, LDS):
         count = parameters(data, layer.state_dim)

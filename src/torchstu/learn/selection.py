@@ -51,16 +51,15 @@ def ridge_path(folds: list[Triangles], shape: Tensor, ridges: np.ndarray | None 
                 ridges = (float(s[0]) ** 2 or 1.0) * 10 ** np.linspace(low, high, int((high - low) * PER_DECADE) + 1)
             directions, drive = right.T / shape[free:, None], left.T @ Q[free:]
             seen, ahead = R_fold[:, free:] @ directions, R[:free, free:] @ directions
-            errors = []
-            for ridge in ridges:
-                z = (s / (s.square() + max(ridge, torch.finfo(torch.float64).tiny)))[:, None] * drive
-                error = seen @ z - Q_fold
-                if free:
-                    error = error + R_fold[:, :free] @ torch.linalg.solve_triangular(
-                        R[:free, :free], Q[:free] - ahead @ z, upper=True
-                    )
-                errors.append(float(error.square().sum() + rest.sum()))
-            scores = scores + np.array(errors)
+            strengths = torch.from_numpy(np.maximum(ridges, torch.finfo(torch.float64).tiny))
+            z = (s[:, None] / (s.square()[:, None] + strengths))[..., None] * drive[:, None]  # (P, r, D), all ridges at once
+            z = z.flatten(1)
+            error = seen @ z - Q_fold.repeat(1, len(ridges))
+            if free:
+                unpenalized = Q[:free].repeat(1, len(ridges)) - ahead @ z
+                error = error + R_fold[:, :free] @ torch.linalg.solve_triangular(R[:free, :free], unpenalized, upper=True)
+            squares = error.square().sum(0).view(len(ridges), -1).sum(1)
+            scores = scores + (squares + rest.sum()).numpy()
     if ridges is None:  # inputs that are zero, or outputs seen in one fold alone: any ridge is as good
         return RidgePath(np.ones(1), np.zeros(1))
     return RidgePath(np.asarray(ridges), np.nan_to_num(scores, nan=np.inf))
