@@ -27,8 +27,8 @@ WIDEST = 1.0
 """Radians to which sectors are tried; faster rotations are left to learned y-terms and low-order systems."""
 WORSE = 2.0
 """Standard errors by which a system of low order may do worse than the regressor on the data left out."""
-LARGE, FEW_ROWS = 24, 4096
-"""States above which a system is fitted only to as many rows."""
+LARGE, FEW_ROWS, MOST = 24, 4096, 64
+"""States above which a system is fitted only to as many rows, and states above which it never is."""
 UNSTABLE = 1 + 1e-9
 
 
@@ -140,7 +140,8 @@ def identify(
 def _final_order(draft: Refinement, u: Tensor) -> int:
     """The order for all data: what was found; where the start was kept, its own if feasible, else the best lower one."""
     lower = {order: bic for order, bic in draft.criterion.items() if 0 < order <= LARGE}
-    if draft.order <= LARGE or not lower or u.shape[0] * u.shape[1] <= FEW_ROWS:
+    few = u.shape[0] * u.shape[1] <= FEW_ROWS and draft.order <= MOST
+    if draft.order <= LARGE or not lower or few:
         return max(draft.order, 1)
     return min(lower, key=lambda order: lower[order])
 

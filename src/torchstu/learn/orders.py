@@ -27,12 +27,14 @@ def grow(
 ) -> dict[int, Fit]:
     """Fits by order, from 0 on; from where reductions of the start serve, if its squared error ``known`` is hardly noise.
 
-    Orders below are then reductions as they are, and so are all orders where none serves.
+    Orders below are then reductions as they are, and so are all orders where none serves, and an order that was asked for.
     """
     fits = {0: read_out(data, no_modes(data.channels))}
     first = 1
     if known <= _CLEAN * data.power:
-        first = _serving(data, fits, reduced, largest, max(known, ROUNDING * data.power))
+        first = _serving(
+            data, fits, reduced, range(1 if automatic else largest, largest + 1), max(known, ROUNDING * data.power)
+        )
     scores = {n: bic(data, fit.error, parameters(data, n)) for n, fit in fits.items()}
     tolerance, floor = 1e-2 / data.count, ROUNDING**1.1 * data.power
     for n in range(first, largest + 1):
@@ -53,22 +55,30 @@ def grow(
     return fits
 
 
-def _serving(data: Recording, fits: dict[int, Fit], reduced: Callable[[int], Modes | None], largest: int, known: float) -> int:
+def _serving(data: Recording, fits: dict[int, Fit], reduced: Callable[[int], Modes | None], orders: range, known: float) -> int:
     """Add reductions as they are, up to the first whose error is near the start's; its order, or beyond the largest."""
-    for n in range(1, largest + 1):
+    for n in orders:
         modes = reduced(n)
         if modes is None or modes.order != n:
             continue
         fits[n] = read_out(data, modes)
-        if fits[n].error <= _NEAR * known:
+        if fits[n].error <= _NEAR * known and len(orders) > 1:
             return n
-    return largest + 1 if largest in fits else 1
+    return orders.stop if orders[-1] in fits else 1
 
 
-def look_back(data: Recording, fits: dict[int, Fit]) -> None:
-    """Reductions of the largest fit as starts of all orders below: growth may have taken a wrong turn early."""
+def hopeless(data: Recording, fit: Fit, known: float) -> bool:
+    """Whether a fit is far from a start that leaves hardly any error."""
+    return known <= _CLEAN * data.power and fit.error > _NEAR * max(known, ROUNDING * data.power)
+
+
+def look_back(data: Recording, fits: dict[int, Fit], known: float = np.inf) -> None:
+    """Reductions of the largest fit as starts of all orders below: growth may have taken a wrong turn early.
+
+    Where none serves beside a start of squared error ``known``, none is looked for.
+    """
     top = max(fits)
-    if top < 2:
+    if top < 2 or hopeless(data, fits[top], known):
         return
     largest = fits[top].modes.system(fits[top].read, fits[top].direct[:, : data.inputs], data.channels)
     reduced = reductions(largest, top - 1, data.length, data.channels)

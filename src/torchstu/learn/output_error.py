@@ -15,13 +15,14 @@ from torchstu.convert.stu_to_system import to_lds
 from torchstu.layers.base import Mixer
 from torchstu.learn.closed_form import SpectralRegressor
 from torchstu.learn.colored_noise import filtered, noise_lags
-from torchstu.learn.orders import ROUNDING, bic, grow, look_back, parameters, reductions
+from torchstu.learn.orders import ROUNDING, bic, grow, hopeless, look_back, parameters, reductions
 from torchstu.learn.separable import Fit, Recording, descend, read_out
 from torchstu.spectral.priors import positive_int
 from torchstu.systems.lds import LDS
 from torchstu.systems.modes import modes_of, with_inputs
 
 _WHITENINGS = 3  # the first residual still holds what the fit has taken for a slow mode
+_SHORT = 6  # steps of a last descent that will not be the answer
 _CLEAN = 1e-16  # relative squared error below which what is left is no noise
 
 Start = SpectralRegressor | Mixer | LDS
@@ -152,16 +153,17 @@ def _search(
     if order != "auto" and parameters(data, largest) > data.count:
         raise ValueError(f"order: {order} has {parameters(data, largest)} unknowns; the data has {data.count} observed outputs")
     own = _own_modes(data, layer, u, y, warmup, lags) if order != "auto" else None
+    error = np.inf if start is None or layer is None else _error(layer, _level(start, data), u, y, warmup, lags)
     if own is not None and own.modes.order == largest:
         fits = {largest: own}
     else:
-        error = np.inf if start is None or layer is None else _error(layer, _level(start, data), u, y, warmup, lags)
         fits = grow(data, reductions(layer, largest, u.shape[1], data.channels), largest, order == "auto", error)
     if order == "auto":
-        look_back(data, fits)
+        look_back(data, fits, error)
     scores = {n: bic(data, fit.error, parameters(data, n)) for n, fit in fits.items()}
     n = min(scores, key=lambda k: scores[k]) if order == "auto" else int(order)
-    fit = descend(data, fits[n], iterations, 1e-6 / data.count, ROUNDING**1.1 * data.power)
+    last = _SHORT if order == "auto" and hopeless(data, fits[n], error) else iterations
+    fit = descend(data, fits[n], last, 1e-6 / data.count, ROUNDING**1.1 * data.power)
     scores[n] = bic(data, fit.error, parameters(data, n))
     if order == "auto" and start is not None:
         kept = _kept(data, start, u, y, warmup, scores, lags)
