@@ -8,15 +8,18 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torchstu.convert.onnx import StepModule as StepModule
     from torchstu.convert.onnx import export_onnx as export_onnx
     from torchstu.convert.stu_to_system import to_lds as to_lds
     from torchstu.convert.system_to_stu import system_to_stu as system_to_stu
+    from torchstu.layers.attention import Attention as Attention
     from torchstu.layers.base import Mixer as Mixer
+    from torchstu.layers.dss import DSS as DSS
+    from torchstu.layers.gru import GRU as GRU
     from torchstu.layers.lru import LRU as LRU
-    from torchstu.layers.sequence_parallel import SequenceParallel as SequenceParallel
+    from torchstu.layers.s4 import S4 as S4
+    from torchstu.layers.s4d import S4D as S4D
+    from torchstu.layers.s5 import S5 as S5
     from torchstu.layers.sequence_parallel import sequence_parallel as sequence_parallel
-    from torchstu.layers.sequence_parallel import sum_gradients as sum_gradients
     from torchstu.layers.stu import ARSTU as ARSTU
     from torchstu.layers.stu import STU as STU
     from torchstu.layers.tensordot import TensordotSTU as TensordotSTU
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from torchstu.learn.gradient import fit_gradient as fit_gradient
     from torchstu.learn.identification import identify as identify
     from torchstu.learn.online import OnlineSpectralFilter as OnlineSpectralFilter
+    from torchstu.learn.optimizers import SpectralAdamW as SpectralAdamW
     from torchstu.learn.output_error import refine as refine
     from torchstu.learn.prior_suggestion import suggest_prior as suggest_prior
     from torchstu.models.ssm import SpectralSSM as SpectralSSM
@@ -37,13 +41,9 @@ if TYPE_CHECKING:
     from torchstu.spectral.filters import filter_bank as filter_bank
     from torchstu.spectral.priors import Prior as Prior
     from torchstu.spectral.priors import hankel_matrix as hankel_matrix
-    from torchstu.spectral.realization import StateSpace as StateSpace
     from torchstu.spectral.sector import Harmonics as Harmonics
     from torchstu.spectral.sector import Sector as Sector
-    from torchstu.systems.kalman import KalmanFilter as KalmanFilter
     from torchstu.systems.lds import LDS as LDS
-    from torchstu.systems.random import JordanBlocks as JordanBlocks
-    from torchstu.systems.random import NonNormal as NonNormal
     from torchstu.systems.random import Rotations as Rotations
     from torchstu.systems.random import Signs as Signs
     from torchstu.systems.random import Uniform as Uniform
@@ -51,25 +51,26 @@ if TYPE_CHECKING:
 
 _HOME = {
     "ARSTU": "torchstu.layers.stu",
+    "Attention": "torchstu.layers.attention",
+    "DSS": "torchstu.layers.dss",
     "FilterBank": "torchstu.spectral.filters",
+    "GRU": "torchstu.layers.gru",
     "Harmonics": "torchstu.spectral.sector",
-    "JordanBlocks": "torchstu.systems.random",
-    "KalmanFilter": "torchstu.systems.kalman",
     "LDS": "torchstu.systems.lds",
     "LRU": "torchstu.layers.lru",
     "Mixer": "torchstu.layers.base",
-    "NonNormal": "torchstu.systems.random",
     "OnlineSpectralFilter": "torchstu.learn.online",
     "Prior": "torchstu.spectral.priors",
     "Rotations": "torchstu.systems.random",
+    "S4": "torchstu.layers.s4",
+    "S4D": "torchstu.layers.s4d",
+    "S5": "torchstu.layers.s5",
     "STU": "torchstu.layers.stu",
     "Sector": "torchstu.spectral.sector",
-    "SequenceParallel": "torchstu.layers.sequence_parallel",
     "Signs": "torchstu.systems.random",
+    "SpectralAdamW": "torchstu.learn.optimizers",
     "SpectralRegressor": "torchstu.learn.closed_form",
     "SpectralSSM": "torchstu.models.ssm",
-    "StateSpace": "torchstu.spectral.realization",
-    "StepModule": "torchstu.convert.onnx",
     "TensordotSTU": "torchstu.layers.tensordot",
     "Uniform": "torchstu.systems.random",
     "export_onnx": "torchstu.convert.onnx",
@@ -86,7 +87,6 @@ _HOME = {
     "save_model": "torchstu.models.store",
     "sequence_parallel": "torchstu.layers.sequence_parallel",
     "suggest_prior": "torchstu.learn.prior_suggestion",
-    "sum_gradients": "torchstu.layers.sequence_parallel",
     "system_to_stu": "torchstu.convert.system_to_stu",
     "tail_energy": "torchstu.learn.diagnostics",
     "to_lds": "torchstu.convert.stu_to_system",

@@ -14,7 +14,6 @@ from torchstu import (
     STU,
     FilterBank,
     SpectralSSM,
-    StepModule,
     TensordotSTU,
     Uniform,
     export_onnx,
@@ -23,6 +22,7 @@ from torchstu import (
     system_to_stu,
 )
 from torchstu.convert import onnx as target
+from torchstu.convert.onnx import StepModule
 from torchstu.testing import TOLERANCES
 
 
@@ -213,7 +213,8 @@ def test_without_the_extra_the_error_says_what_to_install(tmp_path):
     code = f"""
 import sys
 sys.modules["onnx"] = None
-from torchstu import STU, StepModule, export_onnx
+from torchstu import STU, export_onnx
+from torchstu.convert.onnx import StepModule
 StepModule(STU(1, 1, length=16, num_filters=4))
 try:
     export_onnx(STU(1, 1, length=16, num_filters=4), {str(tmp_path / "x.onnx")!r})

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from torchstu import ARSTU, LRU, STU, FilterBank, Prior, SpectralSSM, TensordotSTU, filter_bank, load_model, save_model
+from torchstu.layers.attention import Attention
+from torchstu.layers.gru import GRU
 from torchstu.spectral.sector import Harmonics, Sector
 
 OWN = FilterBank(filter_bank(16, 4).eigenvalues, filter_bank(16, 4).filters)
@@ -23,6 +25,14 @@ MODELS = {
     "LRU": lambda: LRU(2, 3, state_dim=5),
     "SpectralSSM, own bank": lambda: SpectralSSM(
         2, 3, d_model=4, num_layers=2, length=16, mixer="STU", mixer_options={"num_filters": 4, "prior": OWN}
+    ),
+    "Attention": lambda: Attention(2, num_heads=1, window=7),
+    "GRU": lambda: GRU(2),
+    "SpectralSSM, attention": lambda: SpectralSSM(
+        2, 3, d_model=4, num_layers=2, length=16, mixer="Attention", mixer_options={"num_heads": 2, "window": 5}
+    ),
+    "SpectralSSM, no activation": lambda: SpectralSSM(
+        2, 3, d_model=4, num_layers=2, length=16, mixer="STU", activation=None, mixer_options={"num_filters": 4}
     ),
     "SpectralSSM": lambda: SpectralSSM(2, 3, d_model=4, num_layers=2, length=16, mixer_options={"num_filters": 4}),
 }
@@ -42,6 +52,16 @@ def test_round_trip(name, tmp_path):
     assert torch.equal(loaded(u)[0], model(u)[0])
     if "own bank" not in name:
         assert loaded.config == model.config
+
+
+def test_models_stored_before_activation_was_an_option_load(tmp_path):
+    model = MODELS["SpectralSSM"]()
+    save_model(tmp_path / "model", model)
+    description = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert description["config"].pop("activation") == "glu"
+    (tmp_path / "model" / "model.json").write_text(json.dumps(description))
+    u = torch.randn(2, 20, 2)
+    assert torch.equal(load_model(tmp_path / "model")[0](u)[0], model(u)[0])
 
 
 def test_nothing_is_overwritten_or_left_half_done(tmp_path):
@@ -90,6 +110,8 @@ def test_bad_models_are_refused():
     for change, text in (
         ({"mixer": "RNN"}, "mixer: 'RNN'"),
         ({"dropout": 1.0}, "dropout: 1.0"),
+        ({"activation": "relu"}, "activation: 'relu'"),
+        ({"activation": None, "dropout": 0.1}, "dropout: 0.1; it must be 0 without activation"),
         ({"num_layers": 0}, "num_layers: 0"),
         ({"length": 0}, "length: 0"),
         ({"mixer_options": {"num_filters": 17}}, "num_filters: 17"),

@@ -48,6 +48,7 @@ class LRU(Mixer):
         "nu_log": (0.25, False),
         "theta_log": (0.25, False),
         "gamma_log": (0.25, False),
+        "B": (0.25, False),
     }
 
     def __init__(

@@ -46,6 +46,8 @@ class SpectralMixer(Mixer):
     """
 
     is_linear = True
+    filter_weights: ClassVar[tuple[str, ...]] = ("M_phi_plus", "M_phi_minus", "M_filters", "M_filters_minus")
+    """Weights that multiply σ_k^{1/4} φ_k, with k first; a layer has some of them."""
     shortest_block_sequence: ClassVar[int] = 128
     most_block_states: ClassVar[int] = 128
 
@@ -98,6 +100,12 @@ class SpectralMixer(Mixer):
     def step_dtype(self) -> torch.dtype:
         """The dtype in which `advance` multiplies."""
         return compute_dtype(next(self.parameters()))
+
+    def weight_scales(self) -> dict[str, tuple[float, ...]]:
+        """The weights that multiply filters σ_k^{1/4} φ_k, by name, and the power of two nearest to the norm of each filter."""
+        norms = np.linalg.norm(self.bank.scaled_filters, axis=0)
+        scale = tuple((2.0 ** np.round(np.log2(np.where(norms > 0, norms, 1.0)))).tolist())
+        return {name: scale for name in self.filter_weights if getattr(self, name, None) is not None}
 
     @torch.inference_mode(False)
     def make_buffers(self) -> None:

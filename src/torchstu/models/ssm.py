@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,22 @@ class Block(nn.Module):
         return x + self.dropout(glu(self.linear(self.dropout(gelu(mixed)))))
 
 
+class LinearBlock(nn.Module):
+    """x + W mixer(x): what is left of `Block` without norm, activation and dropout."""
+
+    mixer: Mixer
+
+    def __init__(self, mixer: Mixer, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.norm = nn.Identity()
+        self.mixer = mixer
+        self.linear = nn.Linear(mixer.d_in, mixer.d_in, bias=False, device=device, dtype=dtype)
+
+    def gate(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Everything after the mixer, step by step."""
+        return x + self.linear(mixed)
+
+
 class SpectralSSM(Mixer):
     """A deep spectral state space model: embedding → num_layers × `Block` → readout, one output a step.
 
@@ -47,8 +63,11 @@ class SpectralSSM(Mixer):
         d_model: width of the layers.
         num_layers: number of blocks.
         length: L, the memory of the mixers that have one.
-        mixer: "AR-STU", "STU", "TensordotSTU" or "LRU".
-        dropout: in [0, 1).
+        mixer: a name in `torchstu.layers.registry.MIXERS`: "AR-STU", "STU", "TensordotSTU", "LRU", "S4", "S4D", "DSS",
+            "S5", "Attention" or "GRU".
+        dropout: in [0, 1); 0 without activation.
+        activation: "glu" is `Block`, the paper's; None leaves out norms, activations and biases (`LinearBlock`), so that the
+            model is linear where its mixers are.
         mixer_options: further arguments of every mixer, such as ``num_filters``.
         device, dtype: of the weights.
 
@@ -68,6 +87,7 @@ class SpectralSSM(Mixer):
         length: int,
         mixer: str = "AR-STU",
         dropout: float = 0.0,
+        activation: Literal["glu"] | None = "glu",
         mixer_options: dict[str, Any] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -78,21 +98,33 @@ class SpectralSSM(Mixer):
         length = positive_int("length", length)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: {dropout}; it must be in [0, 1)")
+        if activation not in ("glu", None):
+            raise ValueError(f"activation: {activation!r}; it must be 'glu' or None")
+        if activation is None and dropout:
+            raise ValueError(f"dropout: {dropout}; it must be 0 without activation")
         options = dict(mixer_options or {})
         kept = options | ({"prior": options["prior"].config} if isinstance(options.get("prior"), Prior) else {})
         self.config = {
             "d_in": d_in, "d_out": d_out, "d_model": d_model, "num_layers": num_layers, "length": length,
-            "mixer": mixer, "dropout": dropout, "mixer_options": kept,
+            "mixer": mixer, "dropout": dropout, "activation": activation, "mixer_options": kept,
         }  # fmt: skip
-        self.embedding = nn.Linear(d_in, d_model, device=device, dtype=dtype)
-        self.blocks = nn.ModuleList(
-            Block(make_mixer(mixer, d_model, length, device=device, dtype=dtype, **options), dropout, device, dtype)
-            for _ in range(num_layers)
-        )
-        self.readout = nn.Linear(d_model, d_out, device=device, dtype=dtype)
+        bias = activation is not None
+        self.embedding = nn.Linear(d_in, d_model, bias=bias, device=device, dtype=dtype)
 
-    def _blocks(self) -> list[Block]:
-        return [block for block in self.blocks if isinstance(block, Block)]
+        def block() -> Block | LinearBlock:
+            part = make_mixer(mixer, d_model, length, device=device, dtype=dtype, **options)
+            return Block(part, dropout, device, dtype) if activation else LinearBlock(part, device, dtype)
+
+        self.blocks = nn.ModuleList(block() for _ in range(num_layers))
+        self.readout = nn.Linear(d_model, d_out, bias=bias, device=device, dtype=dtype)
+
+    @property
+    def is_linear(self) -> bool:  # type: ignore[override]
+        """Whether it has no activation and mixers that are linear."""
+        return self.config["activation"] is None and all(block.mixer.is_linear for block in self._blocks())
+
+    def _blocks(self) -> list[Block | LinearBlock]:
+        return [block for block in self.blocks if isinstance(block, (Block, LinearBlock))]
 
     def initial_state(self, batch_size: int) -> SpectralSSMState:
         """All zero."""
