@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import NoReturn, TextIO
 
 from torchstu import __version__
-from torchstu.cli import demo, filters, fit, identify, predict
+from torchstu.cli import demo, filters, fit, identify, predict, reproduce
 from torchstu.extras import MissingExtraError
 
-COMMANDS = (demo, fit, identify, predict, filters)
+COMMANDS = (demo, fit, identify, predict, filters, reproduce)
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,0 +1,1 @@
+"""Named experiments with frozen settings: what `torchstu reproduce` runs."""
