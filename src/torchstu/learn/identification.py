@@ -29,6 +29,8 @@ WORSE = 2.0
 """Standard errors by which a system of low order may do worse than the regressor on the data left out."""
 LARGE, FEW_ROWS, MOST = 24, 4096, 64
 """States above which a system is fitted only to as many rows, and states above which it never is."""
+CLEAN = 1e-6
+"""Relative squared error on data left out up to which a convex fit tells the order, `refine`."""
 UNSTABLE = 1 + 1e-9
 
 
@@ -123,12 +125,16 @@ def identify(
     if order is None:
         return Identification(regressor, None, "regressor", next_model, tried)
     start = trials[at][2]
-    draft = refine(*split.training, start.model, order=order, warmup=warmup)
+    few = u.shape[0] * u.shape[1] <= FEW_ROWS
+    draft = refine(
+        *split.training, start.model, order=order, warmup=warmup, trusted=start.rollout <= CLEAN,
+        max_order=MOST if few and start.rollout <= CLEAN else LARGE,
+    )  # fmt: skip
     judged = _judge(draft, split)
     tried.append(Trial(f"system of {draft.order} states", judged.rollout, judged.one_step))
-    final = _final_order(draft, u)
+    final = _final_order(draft, few)
     known = draft.system if final == draft.order and not fit_intercept else regressor
-    refined = refine(u, y, known, order=final, warmup=warmup)
+    refined = refine(u, y, known, order=final, warmup=warmup, trusted=draft.kept_start)
     everything = _Split((u, y), u, y, warmup, warmup)
     weights = sum(p.numel() for p in regressor.layer.parameters()) / y.shape[2]
     convex = (draft.kept_start and refined.order < draft.order) or judged.clearly_worse_than(start)
@@ -137,11 +143,10 @@ def identify(
     return Identification(regressor, refined, "regressor" if convex else "system", next_model, tried)
 
 
-def _final_order(draft: Refinement, u: Tensor) -> int:
+def _final_order(draft: Refinement, few: bool) -> int:
     """The order for all data: what was found; where the start was kept, its own if feasible, else the best lower one."""
     lower = {order: bic for order, bic in draft.criterion.items() if 0 < order <= LARGE}
-    few = u.shape[0] * u.shape[1] <= FEW_ROWS and draft.order <= MOST
-    if draft.order <= LARGE or not lower or few:
+    if draft.order <= LARGE or not lower or (few and draft.order <= MOST):
         return max(draft.order, 1)
     return min(lower, key=lambda order: lower[order])
 

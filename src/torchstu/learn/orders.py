@@ -27,14 +27,15 @@ def grow(
 ) -> dict[int, Fit]:
     """Fits by order, from 0 on; from where reductions of the start serve, if its squared error ``known`` is hardly noise.
 
-    Orders below are then reductions as they are, and so are all orders where none serves, and an order that was asked for.
+    Orders below are then reductions as they are, and so are all orders, or the one asked for, where none serves.
     """
     fits = {0: read_out(data, no_modes(data.channels))}
     first = 1
     if known <= _CLEAN * data.power:
-        first = _serving(
-            data, fits, reduced, range(1 if automatic else largest, largest + 1), max(known, ROUNDING * data.power)
-        )
+        own = _serving(data, reduced, range(1 if automatic else largest, largest + 1), known)
+        if own and (automatic or hopeless(data, own[max(own)], known)):
+            fits |= own
+            first = largest + 1 if hopeless(data, own[max(own)], known) else max(own)
     scores = {n: bic(data, fit.error, parameters(data, n)) for n, fit in fits.items()}
     tolerance, floor = 1e-2 / data.count, ROUNDING**1.1 * data.power
     for n in range(first, largest + 1):
@@ -55,16 +56,16 @@ def grow(
     return fits
 
 
-def _serving(data: Recording, fits: dict[int, Fit], reduced: Callable[[int], Modes | None], orders: range, known: float) -> int:
-    """Add reductions as they are, up to the first whose error is near the start's; its order, or beyond the largest."""
+def _serving(data: Recording, reduced: Callable[[int], Modes | None], orders: range, known: float) -> dict[int, Fit]:
+    """Reductions as they are, up to the first whose error is near the start's."""
+    fits: dict[int, Fit] = {}
     for n in orders:
         modes = reduced(n)
-        if modes is None or modes.order != n:
-            continue
-        fits[n] = read_out(data, modes)
-        if fits[n].error <= _NEAR * known and len(orders) > 1:
-            return n
-    return orders.stop if orders[-1] in fits else 1
+        if modes is not None and modes.order == n:
+            fits[n] = read_out(data, modes)
+            if not hopeless(data, fits[n], known):
+                break
+    return fits
 
 
 def hopeless(data: Recording, fit: Fit, known: float) -> bool:
@@ -72,20 +73,17 @@ def hopeless(data: Recording, fit: Fit, known: float) -> bool:
     return known <= _CLEAN * data.power and fit.error > _NEAR * max(known, ROUNDING * data.power)
 
 
-def look_back(data: Recording, fits: dict[int, Fit], known: float = np.inf) -> None:
-    """Reductions of the largest fit as starts of all orders below: growth may have taken a wrong turn early.
-
-    Where none serves beside a start of squared error ``known``, none is looked for.
-    """
+def look_back(data: Recording, fits: dict[int, Fit]) -> None:
+    """Reductions of the largest fit as starts of all orders below: growth may have taken a wrong turn early."""
     top = max(fits)
-    if top < 2 or hopeless(data, fits[top], known):
+    if top < 2:
         return
     largest = fits[top].modes.system(fits[top].read, fits[top].direct[:, : data.inputs], data.channels)
     reduced = reductions(largest, top - 1, data.length, data.channels)
     tolerance, floor = 1e-2 / data.count, ROUNDING**1.1 * data.power
     for n in range(1, top):
         modes = reduced(n)
-        if modes is None or modes.order != n or n not in fits:
+        if modes is None or modes.order != n:
             continue
         fit = descend(data, read_out(data, modes), _SHORT, tolerance, floor)
         if fit.error < 1.1 * fits[n].error:

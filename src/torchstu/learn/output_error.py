@@ -89,6 +89,7 @@ def refine(
     initial_state: Literal["zero", "unknown"] = "zero",
     noise: Literal["white", "colored"] = "white",
     iterations: int = 50,
+    trusted: bool = False,
 ) -> Refinement:
     """The stable system of low order whose roll-out fits best: maximum likelihood under white observation noise.
 
@@ -109,6 +110,8 @@ def refine(
         noise: "colored" fits an autoregression to the residual, filters inputs and outputs by it and fits again, three
             times over, as process noise asks for: what it does to the output has a memory. `predict_next` gains by it too.
         iterations: steps of the last descent.
+        trusted: whether the start is known to serve on other data too. If it then leaves hardly any error, orders begin where
+            its reductions serve, which is quicker; elsewhere, and by default, they grow from 1.
 
     Raises:
         ValueError: shapes that do not fit, inputs not finite, no output observed, options out of range.
@@ -120,7 +123,7 @@ def refine(
     _check(u, y, start, order, max_order, warmup, initial_state, iterations)
     if noise not in ("white", "colored") or (noise == "colored" and initial_state == "unknown"):
         raise ValueError(f"noise: {noise!r}; it must be 'white' or, with initial_state='zero', 'colored'")
-    search = partial(_search, start=start, order=order, max_order=max_order, iterations=iterations)
+    search = partial(_search, start=start, order=order, max_order=max_order, iterations=iterations, trusted=trusted)
     result = search(u, y, np.zeros(0), warmup=warmup, unknown_start=initial_state == "unknown")
     for _ in range(_WHITENINGS if noise == "colored" and result.residual > _CLEAN else 0):
         rollout = (result.system.simulate(torch.as_tensor(u)) + result.intercept).numpy()
@@ -142,6 +145,7 @@ def _search(
     warmup: int,
     unknown_start: bool,
     iterations: int,
+    trusted: bool,
 ) -> Refinement:
     """`refine` under noise of a known memory."""
     layer = start.layer if isinstance(start, SpectralRegressor) else start
@@ -153,13 +157,15 @@ def _search(
     if order != "auto" and parameters(data, largest) > data.count:
         raise ValueError(f"order: {order} has {parameters(data, largest)} unknowns; the data has {data.count} observed outputs")
     own = _own_modes(data, layer, u, y, warmup, lags) if order != "auto" else None
-    error = np.inf if start is None or layer is None else _error(layer, _level(start, data), u, y, warmup, lags)
+    error = np.inf
+    if trusted and start is not None and layer is not None:
+        error = _error(layer, _level(start, data), u, y, warmup, lags)
     if own is not None and own.modes.order == largest:
         fits = {largest: own}
     else:
         fits = grow(data, reductions(layer, largest, u.shape[1], data.channels), largest, order == "auto", error)
-    if order == "auto":
-        look_back(data, fits, error)
+    if order == "auto" and not np.isfinite(error):
+        look_back(data, fits)
     scores = {n: bic(data, fit.error, parameters(data, n)) for n, fit in fits.items()}
     n = min(scores, key=lambda k: scores[k]) if order == "auto" else int(order)
     last = _SHORT if order == "auto" and hopeless(data, fits[n], error) else iterations
