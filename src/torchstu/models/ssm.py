@@ -112,7 +112,7 @@ class SpectralSSM(Mixer):
         self.embedding = nn.Linear(d_in, d_model, bias=bias, device=device, dtype=dtype)
 
         def block() -> Block | LinearBlock:
-            part = make_mixer(mixer, d_model, length, device=device, dtype=dtype, **options)
+            part = make_mixer(mixer, d_model, **{"length": length} | options, device=device, dtype=dtype)
             return Block(part, dropout, device, dtype) if activation else LinearBlock(part, device, dtype)
 
         self.blocks = nn.ModuleList(block() for _ in range(num_layers))

@@ -21,7 +21,9 @@ SETTINGS = {
     "counts": [1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28],
     "trained_counts": [4, 12],
     "training": {"samples": 40, "batch": 1},
-    "rates": {"spectral": 0.05, "adamw": 0.2},
+    "trained_seeds": 1,
+    "optimizers": ["adamw", "unit"],
+    "rates": [0.05, 0.2],
     "systems": {NAME: {"states": 16, "low": 0.99, "high": 1.0}},
 }
 
@@ -34,7 +36,7 @@ def rows():
 def test_the_plan_is_the_same_twice_and_of_json_values():
     trials = paper_filters.trials(SETTINGS, 3)
     assert json.loads(json.dumps(trials)) == trials
-    assert [t["kind"] for t in trials] == ["closed form"] * 3 + ["bound"] + ["gradient"] * 4
+    assert [t["kind"] for t in trials] == ["closed form"] * 3 + ["bound"] + ["gradient"] * 8
     assert {t["seed"] for t in trials} == {3}
 
 
@@ -62,7 +64,7 @@ def test_single_precision_and_dense_solvers_flatten_and_these_filters_do_not(row
     assert floors["these filters, float64"] < 1e-3 * floors["eigh, float64"]
     assert floors["eigh, float64"] < floors["eigh, float32"]
     assert floors["these filters, float64"] < 1e-6 * floors["these filters, weights run in float32"]
-    assert set(lines) >= {"gradient descent, spectral", "gradient descent, adamw"}
+    assert set(lines) >= {"gradient descent, stored weights", "gradient descent, norm 1"}
 
 
 def test_where_a_curve_is_flat():
@@ -82,3 +84,10 @@ def test_the_page_works_with_any_part_of_the_rows(rows):
     assert "orders of magnitude" in whole[0].text
     for part in (rows[:1], rows[3:4], rows[4:]):
         assert paper_filters.sections(part, SETTINGS)
+
+
+def test_the_two_coordinates_train_differently(rows):
+    errors = {
+        row.trial["optimizer"]: row.result["error"] for row in rows if row.trial.get("rate") == 0.2 and row.trial["count"] == 12
+    }
+    assert errors["adamw"] != errors["unit"]

@@ -37,9 +37,10 @@ def test_a_trial_is_the_same_twice(rows):
 
 
 def test_outcomes_by_their_definitions():
-    assert stability.outcome([1.0, 0.4, 0.9], False) == "learned"
-    assert stability.outcome([1.0, 0.6, 0.9], False) == "stuck"
-    assert stability.outcome([1.0, 0.4, 11.0], False) == "diverged"
+    assert stability.outcome([1.0, 0.6, 0.4], False) == "learned"
+    assert stability.outcome([1.8, 0.4, 0.9], False) == "stuck"
+    assert stability.outcome([20.0, 9.0, 15.0], False) == "diverged"
+    assert stability.outcome([1.0, 0.4, math.nan], False) == "diverged"
     assert stability.outcome([1.0, 0.4, math.inf], False) == "diverged"
     assert stability.outcome([1.0, 0.4], True) == "diverged"
 

@@ -142,7 +142,8 @@ def _reached(rows: Sequence[Row], settings: Settings) -> Section:
     text = (
         f"What does an error cost? The paper's system ({system['states']} states, ±{system['radius']:g}), sequences of "
         f"{settings['length']} steps, "
-        f"{settings['batch']} a training step, {settings['samples']} of them; each layer at the rate of the recipe. "
+        f"{settings['batch']} a training step, {settings['samples']} of them; each layer at the rate of the recipe, "
+        "which served it best on this kind of system in short runs. "
         "Counted are training steps until the error on fresh sequences, computed from inputs alone, is first at or below a "
         "goal; operations are an estimate "
         "that does not depend on the machine (products, transforms and elementwise work, forward and backward); seconds "

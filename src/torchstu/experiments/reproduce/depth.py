@@ -184,7 +184,7 @@ def _system_section(system: str, runs: Mapping[tuple[str, str, str | None, int],
 
 
 def _words(system: str, runs: Mapping[tuple[str, str, str | None, int], list[Row]], settings: Settings) -> str:
-    from torchstu.experiments.reproduce.systems import median
+    from torchstu.experiments.reproduce.systems import median, rate_words
 
     asked = f"What does a stack learn that one layer of as many parameters does not? The data come from {SYSTEMS[system]}."
     low, high = settings["radii"]
@@ -192,7 +192,8 @@ def _words(system: str, runs: Mapping[tuple[str, str, str | None, int], list[Row
         f"The linear part has {settings['states']} modes with magnitudes in [{low}, {high}]. Stacks of "
         f"{_listed(settings['layers'])} layers, narrower as they get deeper so that each has about {settings['parameters']} "
         f"parameters, were trained for {settings['steps']} steps of {settings['batch']} sequences with gradients clipped to "
-        f"norm 1, at {_rates(settings)}; once as a linear map (x + W mixer(x) in each layer), once with norm, GELU and gate. "
+        f"norm 1, at {rate_words(settings)}; once as a linear map (x + W mixer(x) in each layer), once with norm, GELU and "
+        "gate. "
         "Shown are median and range over seeds."
     )
     came = []
@@ -269,11 +270,6 @@ def _cost_verdict(runs: Mapping[tuple[str, str, str | None, int], list[Row]]) ->
 
 def _listed(values: Sequence[int]) -> str:
     return ", ".join(map(str, values[:-1])) + f" and {values[-1]}" if len(values) > 1 else str(values[0])
-
-
-def _rates(settings: Settings) -> str:
-    rates = sorted({rate for mixer in settings["mixers"] for rate in mixer["rates"]})
-    return f"the rate {rates[0]:g}" if len(rates) == 1 else f"the best of the rates {', '.join(f'{rate:g}' for rate in rates)}"
 
 
 EXPERIMENT = Experiment(

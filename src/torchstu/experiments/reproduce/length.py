@@ -135,7 +135,7 @@ def _section(noise: float, runs: Mapping[str, list[Row]], settings: Settings) ->
 
 
 def _words(noise: float, runs: Mapping[str, list[Row]], settings: Settings) -> str:
-    from torchstu.experiments.reproduce.systems import median
+    from torchstu.experiments.reproduce.systems import median, rate_words
 
     system, length, longest = settings["system"], settings["length"], max(settings["multiples"])
     slow, fast = 1 / (1 - system["high"]), 1 / (1 - system["low"])
@@ -148,7 +148,7 @@ def _words(noise: float, runs: Mapping[str, list[Row]], settings: Settings) -> s
     disturbed = f"with {noise:.0%} noise added to the outputs" if noise else "without noise"
     done = (
         f"Each layer, all at about the same number of parameters, saw {settings['samples']} sequences {disturbed} and was then "
-        f"run on fresh ones of {longest * length} steps, at its best rate of those tried. Shown are median and range of "
+        f"run on fresh ones of {longest * length} steps, at {rate_words(settings)}. Shown are median and range of "
         f"{count} seeds; a relative error of 1 is what predicting zero gives."
     )
     ends = {label: median([row.result["errors"][-1] for row in group]) for label, group in runs.items()}

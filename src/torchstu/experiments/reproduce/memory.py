@@ -156,6 +156,8 @@ def sections(rows: Sequence[Row], settings: Settings) -> list[Section]:
 
 
 def _words(runs: Mapping[tuple[str, str], list[Row]], tasks: Sequence[Mapping[str, Any]], settings: Settings) -> str:
+    from torchstu.experiments.reproduce.systems import rate_words
+
     asked = "Can a layer keep what it saw, choose what to keep, and look up what belongs to a key? " + "; ".join(
         f"{task['name']} ({task['length']} steps): {MEANING[task['name']]}" for task in tasks
     )
@@ -163,7 +165,7 @@ def _words(runs: Mapping[tuple[str, str], list[Row]], tasks: Sequence[Mapping[st
         f"Models of {settings['layers']} layers, the same but for the mixer inside and near {settings['parameters']} "
         f"parameters each, were trained for {settings['steps']} steps of {settings['batch']} sequences out of "
         f"{settings['samples']} and asked about {settings['validation']} fresh ones. A sum in the adding task is right if it "
-        f"is off by less than {CLOSE}. Shown are median and range over seeds, at the best rate of those tried."
+        f"is off by less than {CLOSE}. Shown are median and range over seeds, at {rate_words(settings)}."
     )
     came = []
     for task in tasks:

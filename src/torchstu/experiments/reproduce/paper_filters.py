@@ -22,8 +22,10 @@ def trials(settings: Settings, seed: int) -> list[Trial]:
             planned.append(base | {"kind": BOUND, "counts": settings["counts"]})
             planned += [
                 base | {"kind": GRADIENT, "optimizer": optimizer, "count": count, "rate": rate} | dict(settings["training"])
-                for optimizer, rate in settings["rates"].items()
+                for optimizer in settings["optimizers"]
+                for rate in settings["rates"]
                 for count in settings["trained_counts"]
+                if i < settings["trained_seeds"]
             ]
     return planned
 

@@ -13,6 +13,8 @@ from torchstu.report.figures import figure_or_note
 from torchstu.report.page import Section, Table
 
 CLOSED, BOUND, GRADIENT = "closed form", "bound", "gradient"
+COORDINATES = {"adamw": "stored weights", "unit": "norm 1"}
+"""What an `optimizer` of `fit_gradient` steps, in words; with the y-term "spectral" is "adamw"."""
 BANKS = {"quadrature": "these filters, float64", "eigh float64": "eigh, float64", "eigh float32": "eigh, float32"}
 """Where filters come from, and the words for it."""
 _MORE = 4
@@ -149,11 +151,14 @@ def flattening(rows: Sequence[Row], name: str) -> dict[str, tuple[list[int], np.
     found["these filters, weights run in float32"] = _medians(rows, name, CLOSED, "float32 errors", bank="quadrature")
     trained = [row for row in rows if row.trial["name"] == name and row.trial["kind"] == GRADIENT]
     for optimizer in dict.fromkeys(row.trial["optimizer"] for row in trained):
-        by_count: dict[int, list[float]] = {}
+        by_setting: dict[tuple[int, float], list[float]] = {}
         for row in trained:
             if row.trial["optimizer"] == optimizer:
-                by_count.setdefault(row.trial["count"], []).append(float(row.result["error"]))
-        found[f"gradient descent, {optimizer}"] = sorted(by_count), np.array([np.median(by_count[k]) for k in sorted(by_count)])
+                by_setting.setdefault((row.trial["count"], row.trial["rate"]), []).append(float(row.result["error"]))
+        best: dict[int, float] = {}
+        for (count, _), errors in sorted(by_setting.items()):
+            best[count] = min(best.get(count, np.inf), float(np.median(errors)))
+        found[f"gradient descent, {COORDINATES[optimizer]}"] = list(best), np.array(list(best.values()))
     return {words: line for words, line in found.items() if len(line[0])}
 
 
@@ -179,8 +184,9 @@ def _flattening(rows: Sequence[Row], name: str) -> Section:
         f"{name}, four things are changed one by one: the filters "
         "come from this library's quadrature or from a dense eigenvalue solver in double or single precision; the fitted "
         "weights run in single precision; the weights are learned by gradient "
-        "descent in single precision instead of solved for, with the optimizer that steps filters of norm 1 (spectral) or "
-        "plain AdamW. "
+        "descent (AdamW on the next-step loss) in single precision instead of solved for, stepping the weights as they are "
+        "stored, beside filters of norm σ^(1/4), or as if filters had norm 1, each at the best of "
+        f"{len({row.trial['rate'] for row in rows if row.trial['kind'] == GRADIENT})} rates for each K. "
         "An error counts as flat from the K on where four more filters or more gain less than a factor of "
         f"ten.\n\n{_verdict(lines)}"
     )

@@ -85,12 +85,14 @@ def _comparison(rows: Sequence[Row], settings: Settings, which: str) -> Section:
 
     groups = {mixer["name"]: _best(rows, mixer["name"], (which,)) for mixer in settings["mixers"]}
     groups = {name: group for name, group in groups.items() if group}
+    tried = {name: sorted({row.trial["rate"] for row in rows if row.trial["mixer"] == name}) for name in groups}
     cells = [
         [
             name,
             group[0].trial["size"],
             group[0].result["parameters"],
             f"{group[0].trial['rate']:g}",
+            ", ".join(f"{rate:g}" for rate in tried[name]),
             len(group),
             spread([_last(row) for row in group], lambda v: f"{v:.1e}"),
         ]
@@ -104,8 +106,16 @@ def _comparison(rows: Sequence[Row], settings: Settings, which: str) -> Section:
         ylabel="relative error of the roll-out",
         logy=True,
     )
-    header = ("layer", "size", "parameters", "rate", "seeds", "error at the end: median (range)")
+    header = ("layer", "size", "parameters", "rate", "rates tried", "seeds", "error at the end: median (range)")
+    figure["note"] = " ".join(words for words in (figure.get("note"), _edges(groups, tried)) if words) or None
     return Section(_title(which), _words(groups, settings, which), Table(header, cells), **figure)
+
+
+def _edges(groups: Mapping[str, list[Row]], tried: Mapping[str, list[float]]) -> str:
+    """Which layers might do better at a rate that was not tried."""
+    edge = [name for name, group in groups.items() if group[0].trial["rate"] in (tried[name][0], tried[name][-1])]
+    words = "might do better at others; the recipe says which rates were tried before"
+    return f"At the smallest or largest of the rates tried here, so {words}: {', '.join(edge)}." if edge else ""
 
 
 def _title(which: str) -> str:
@@ -193,7 +203,8 @@ def _ratio(rows: Sequence[Row], settings: Settings) -> Section:
         "system, its data and the start of the weights), the error of the LRU after its last sequence is the goal; counted "
         "are the "
         "sequences until each layer was first measured at or below it, of measurements after 1, 2, 3, 4, 6, 8, 12, … "
-        "sequences."
+        "sequences. The best LRU is that of the sizes and rates tried; its ring and its weight decay are the recipe's. Seeds "
+        "whose LRU diverged are left out."
         f"\n\n{verdict}"
     )
     header = ("seed", "goal: the LRU's last error", "sequences, LRU", "sequences, STU", "times fewer")

@@ -167,6 +167,9 @@ def _word(value: Any) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all, and on disk when this returns."""
-    with write_text(path, text).open("rb") as file:
-        os.fsync(file.fileno())
+    """Whole or not at all, and on disk when this returns, under its name too."""
+    folder = os.open(write_text(path, text).parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

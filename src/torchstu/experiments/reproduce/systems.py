@@ -153,6 +153,15 @@ def measuring_points(steps: int) -> list[int]:
     return sorted(point for point in points if 1 <= point <= steps)
 
 
+def rate_words(settings: Mapping[str, Any]) -> str:
+    """At which learning rates the mixers of a recipe were trained."""
+    several = any(len(mixer["rates"]) > 1 for mixer in settings["mixers"])
+    rates = sorted({rate for mixer in settings["mixers"] for rate in mixer["rates"]})
+    if len(rates) == 1:
+        return f"the rate {rates[0]:g}"
+    return "the best of the recipe's rates for it" if several else f"the recipe's rate for it ({rates[0]:g} to {rates[-1]:g})"
+
+
 def first_below(samples: Sequence[float], errors: Sequence[float], target: float) -> float | None:
     """The first of the samples at which an error is at most the target; None if it never is."""
     return next((count for count, error in zip(samples, errors, strict=True) if error <= target), None)
@@ -203,11 +212,10 @@ def grouped(rows: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[Row]
 
 
 def envelope(curves: Sequence[tuple[Sequence[float], Sequence[Any]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Points common to all curves, and median, smallest and largest value there; what is not finite is left out."""
-    common = sorted(set.intersection(*(set(x) for x, _ in curves)))
-    values = np.array([[number(y[list(x).index(at)]) for at in common] for x, y in curves])
-    values[~np.isfinite(values)] = np.nan
-    known = ~np.isnan(values).all(axis=0)
-    with np.errstate(all="ignore"):
-        middle, low, high = (f(values[:, known], axis=0) for f in (np.nanmedian, np.nanmin, np.nanmax))
-    return np.asarray(common, dtype=float)[known], middle, low, high
+    """Every point of the curves, and median, smallest and largest value there; inf where a curve has ended or diverged."""
+    points = sorted(set().union(*(set(x) for x, _ in curves)))
+    known = [dict(zip(x, y, strict=True)) for x, y in curves]
+    values = [[number(curve.get(at, math.inf)) for curve in known] for at in points]
+    columns = [[math.inf if math.isnan(value) else value for value in row] for row in values]
+    middle, low, high = (np.array([f(row) for row in columns]) for f in (median, min, max))
+    return np.asarray(points, dtype=float), middle, low, high
