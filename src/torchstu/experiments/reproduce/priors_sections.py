@@ -69,7 +69,8 @@ def _summary(rows: Sequence[Row], cases: Mapping[str, Errors], settings: Setting
         f"{settings['training']} sequences of {settings['length']} steps; fixed banks go through the same least squares. "
         "There are the paper's filters (positive), its other Hankel matrix (signed), filters for rotations (sector, up to "
         f"{settings['sector']:g} radians a step), a random orthonormal basis, sines and cosines (Fourier), polynomials "
-        "(Legendre), and filters that are themselves learned from a random start, by gradient descent. Where modes flip "
+        "(Legendre), and filters learned from a random start together with their read-out, by gradient descent in single "
+        "precision: what such training gives, not the best that such filters could be. Where modes flip "
         "their signs, banks of slow functions have K/2 filters and their mirror images (-1)^i φ(i)."
     )
     cells = [[name, *(_word(errors, bank) for bank in (*HANKEL, *OTHERS))] for name, errors in cases.items()]

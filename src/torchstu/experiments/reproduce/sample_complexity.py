@@ -131,7 +131,8 @@ def _introduction(rows: Sequence[Row], settings: Settings) -> Section:
         "a gap δ no eigenvalue is larger than 1 - δ, "
         "and the magnitudes are uniform in [1 - 10δ, 1 - δ]: the smaller δ, the longer the memory.\n\n"
         f"Learners by gradient take {training['steps']} steps of {training['batch']} sequence(s) whatever the data, which "
-        "they see again and again; the others solve a least-squares problem. "
+        "they see again and again, at one rate, the best of those tried on the paper's system, for every cell; "
+        "the others solve a least-squares problem. "
         f'A cell with "never" says that {settings["most"]} sequences (and those steps) were not '
         f"enough.\n\n{_comparison(rows, settings)}"
     )
