@@ -18,6 +18,8 @@ def _strict_environment():
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(False)
+    if "torch._dynamo" in sys.modules:  # layers share `Mixer.forward`, and one function may be compiled only so often
+        torch._dynamo.reset()
 
 
 @pytest.fixture

@@ -81,7 +81,10 @@ def gone(group):
 def test_control_c_ends_workers_and_the_run_goes_on_later(tmp_path, capsys):
     command = [sys.executable, "-m", "torchstu.cli.main", "reproduce", COUNTING, "--full", "--processes", "1", "--seeds", "2"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([HERE, *filter(None, sys.path)])}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
+    )  # fmt: skip
     first = process.stderr.readline()
     assert first.startswith("counting: 1/16, ")
     time.sleep(0.15)

@@ -24,7 +24,7 @@ def trials(settings: Settings, seed: int) -> list[Trial]:
         layer = {"mixer": mixer["name"], "size": mixer["size"], "options": dict(mixer.get("options", {}))}
         planned += [
             common | layer | {"kind": REACH, "rate": mixer["rate"], "decay": mixer.get("decay", 0.0), "seed": seed + i}
-            for i in range(mixer.get("seeds", settings["seeds"]))
+            for i in range(min(mixer.get("seeds", math.inf), settings["seeds"]))
         ]
         planned += [
             layer | {"kind": STEP, "length": length, "batch": settings["batch"], "repeats": settings["repeats"], "seed": seed}

@@ -34,7 +34,7 @@ def trials(settings: Settings, seed: int) -> list[Trial]:
             | {"decay": mixer.get("decay", 0.0), "validation": settings["validation"], "seed": seed + i}
             for size, options, comparisons in chosen
             for rate in mixer["rates"]
-            for i in range(mixer.get("seeds", settings["seeds"]))
+            for i in range(min(mixer.get("seeds", math.inf), settings["seeds"]))
         ]
     return planned
 
