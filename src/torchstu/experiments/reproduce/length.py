@@ -168,7 +168,7 @@ def _tail_verdict(ends: Mapping[str, float]) -> str:
     plain, penalized = (ends.get(label) for label in CLOSED_FORMS)
     if plain is None or penalized is None:
         return ""
-    effect = "lowers" if penalized < plain else "does not lower"
+    effect = "lowers" if penalized < 0.9 * plain else "does not lower"
     return (
         f"The tail penalty, which asks the fitted response to fade beyond the training length, {effect} the error of the "
         f"closed form there: {penalized:.1e} with it, {plain:.1e} without."

@@ -227,4 +227,4 @@ def _verdict(lines: Mapping[str, tuple[list[int], np.ndarray]]) -> str:
 
 
 def _effect(value: float, best: float) -> str:
-    return f"{value:.0e}, no floor of its own." if value < 10 * best else f"a floor at {value:.0e}."
+    return f"{value:.0e}, about as low." if value < 100 * best else f"{value:.0e}, {value / best:.0e} times as much."
