@@ -110,8 +110,9 @@ def standalone(svg: str) -> str:
 def _draw_panel(axes: Any, panel: Panel) -> None:
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(panel.series)}
     for index, (name, (x, y)) in enumerate(panel.series.items()):
-        marks: dict[str, Any] = {"marker": "os^Dvx"[index % 6], "markersize": 5} if len(np.atleast_1d(x)) <= 30 else {}
-        axes.plot(x, y, color=colours[name], linewidth=1.6, label=name, **marks)
+        marks: dict[str, Any] = {"marker": "os^DvxP*"[index % 8], "markersize": 5} if len(np.atleast_1d(x)) <= 30 else {}
+        style = ("-", "--")[index // len(COLOURS) % 2]  # colours come back, dashed and with other marks
+        axes.plot(x, y, color=colours[name], linewidth=1.6, linestyle=style, label=name, **marks)
     for name, (x, low, high) in panel.bands.items():
         axes.fill_between(x, low, high, color=colours[name], alpha=0.22, linewidth=0)
     for index, (name, (x, y)) in enumerate(panel.references.items()):
