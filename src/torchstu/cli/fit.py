@@ -7,7 +7,7 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchstu.cli.outputs import check_new
+from torchstu.cli.outputs import add_recording, check_new
 
 if TYPE_CHECKING:
     from torchstu.experiments.series import FitResult
@@ -34,13 +34,7 @@ def add_parser(commands: Any) -> None:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("data", metavar="DATA", help="CSV (.csv, .csv.gz) or Parquet file with a header, rows in time order")
-    parser.add_argument(
-        "--inputs", metavar="A,B", required=True, help="names of the input columns; quoted as in CSV if with a comma"
-    )
-    parser.add_argument("--outputs", metavar="Y", required=True, help="names of the output columns")
-    parser.add_argument("--output", metavar="FOLDER", required=True, help="new folder for model and report")
-    parser.add_argument("--time", metavar="COLUMN", help="column of times; it is checked to increase")
+    add_recording(parser, "model and report")
     parser.add_argument(
         "--length", metavar="L", type=int, help="memory in rows (default: a quarter of the training rows, at most 2048)"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torchstu.cli.fit import _names
-from torchstu.cli.outputs import check_file, check_new
+from torchstu.cli.outputs import add_recording, check_file, check_new
 
 EXAMPLE = """\
 example:
@@ -28,13 +28,7 @@ def add_parser(commands: Any) -> None:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("data", metavar="DATA", help="CSV (.csv, .csv.gz) or Parquet file with a header, rows in time order")
-    parser.add_argument(
-        "--inputs", metavar="A,B", required=True, help="names of the input columns; quoted as in CSV if with a comma"
-    )
-    parser.add_argument("--outputs", metavar="Y", required=True, help="names of the output columns")
-    parser.add_argument("--output", metavar="FOLDER", required=True, help="new folder for model, system and report")
-    parser.add_argument("--time", metavar="COLUMN", help="column of times; it is checked to increase")
+    add_recording(parser, "model, system and report")
     parser.add_argument(
         "--sample-time", metavar="SECONDS", type=float, help="between rows (default: unknown, everything is told in steps)"
     )

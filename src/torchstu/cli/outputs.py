@@ -1,9 +1,21 @@
-"""Checks of where a command is to write, made before its work."""
+"""What commands on a recording share: its arguments, and checks of where they are to write, made before the work."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
+
+
+def add_recording(parser: Any, made: str) -> None:
+    """The arguments that name a recording, its columns and a new folder; ``made`` says what the folder will hold."""
+    parser.add_argument("data", metavar="DATA", help="CSV (.csv, .csv.gz) or Parquet file with a header, rows in time order")
+    parser.add_argument(
+        "--inputs", metavar="A,B", required=True, help="names of the input columns; quoted as in CSV if with a comma"
+    )
+    parser.add_argument("--outputs", metavar="Y", required=True, help="names of the output columns")
+    parser.add_argument("--output", metavar="FOLDER", required=True, help=f"new folder for {made}")
+    parser.add_argument("--time", metavar="COLUMN", help="column of times; it is checked to increase")
 
 
 def check_new(path: str) -> Path:

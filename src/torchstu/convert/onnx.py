@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from torchstu.extras import require
 from torchstu.layers.base import Mixer, State
+from torchstu.whole_file import whole_file
 
 OPSET = 18
 
@@ -128,22 +128,8 @@ def export_onnx(layer: Mixer, path: str | os.PathLike[str]) -> None:
     if target.is_dir():
         raise IsADirectoryError(f"path: {str(path)!r} is a folder; it must be a file")
     model = _onnx_model(step, dtype)
-    _write_whole(target, model.SerializeToString())
-
-
-def _write_whole(target: Path, content: bytes) -> None:
-    """Write a file beside the target and put it in its place."""
-    handle, draft = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(draft).chmod(0o666 & ~mask)  # as an ordinary new file
-        os.replace(draft, target)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+    with whole_file(target) as draft:
+        draft.write_bytes(model.SerializeToString())
 
 
 def _onnx_model(step: StepModule, dtype: torch.dtype) -> Any:

@@ -7,8 +7,6 @@ SciPy and MATLAB: reading the state *before* the step. `read_system` turns them 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +17,7 @@ import numpy as np
 from torchstu.convert.control import after_step, before_step, check_sample_time
 from torchstu.extras import require
 from torchstu.systems.lds import LDS
+from torchstu.whole_file import whole_file
 
 SUFFIXES = (".npz", ".json", ".mat")
 _CONVENTION = "x[t+1] = A x[t] + B (u[t] - input_level), y[t] = output_level + C x[t] + D (u[t] - input_level)"
@@ -74,17 +73,8 @@ def write_system(
         content[f"{kind}_names"] = names
         content[f"{kind}_level"] = np.broadcast_to(np.asarray(level, dtype=np.float64), (width,)).copy()
     content["convention"] = _CONVENTION
-    handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix.lower(), dir=path.parent)
-    os.close(handle)
-    try:
+    with whole_file(path) as draft:
         _WRITERS[path.suffix.lower()](draft, content)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(draft, 0o666 & ~mask)
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
     return path
 
 
@@ -115,17 +105,17 @@ def read_system(path: str | Path) -> StoredSystem:
         raise ValueError(f"{path}: holds no system that write_system wrote ({type(error).__name__}: {error})") from error
 
 
-def _write_npz(draft: str, content: dict[str, Any]) -> None:
+def _write_npz(draft: Path, content: dict[str, Any]) -> None:
     arrays: dict[str, Any] = {name: np.asarray(value) for name, value in content.items()}
     np.savez(draft, **arrays)
 
 
-def _write_json(draft: str, content: dict[str, Any]) -> None:
+def _write_json(draft: Path, content: dict[str, Any]) -> None:
     plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in content.items()}
-    Path(draft).write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    draft.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _write_mat(draft: str, content: dict[str, Any]) -> None:
+def _write_mat(draft: Path, content: dict[str, Any]) -> None:
     cells = {k: np.array(v, dtype=object) if k.endswith("_names") else v for k, v in content.items()}
     require("control", "scipy.io").savemat(draft, cells)
 

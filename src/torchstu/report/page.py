@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torchstu.extras import require
+from torchstu.whole_file import whole_file
 
 
 @dataclass(frozen=True)
@@ -94,19 +93,8 @@ def write_text(path: str | Path, text: str) -> Path:
         OSError: it cannot be written.
     """
     path = Path(path)
-    handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(draft, 0o666 & ~mask)
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
     return path
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from torchstu.spectral import cache
 from torchstu.spectral.measures import Oscillating
 from torchstu.spectral.priors import Prior, is_known
-from torchstu.spectral.products import RELIABLE_EIGENVALUE, ProductDecomposition, decompose_products
+from torchstu.spectral.products import ProductDecomposition, decompose_products, holds, reliable_count
 from torchstu.spectral.quadrature import ROWS_PER_PANEL, TimeGrid, eigenvalue_nodes, interpolate, time_grid
 
 _CACHE_VERSION = 1
@@ -42,14 +42,12 @@ class HankelDecomposition:
         )
         expected = {"singular_values": (order,), "right": (self.nodes.size, order), "first_row": (order,), "parity": (order,)}
         expected |= {"left": (rows, order), "nodes": (self.stride * len(eigenvalue_nodes(self.length)[0]),)}
-        return order > 0 and all(
-            getattr(self, name).shape == shape and np.isfinite(getattr(self, name)).all() for name, shape in expected.items()
-        )
+        return order > 0 and holds(self, expected)
 
     @property
     def reliable(self) -> int:
         """How many leading pairs the arithmetic supports."""
-        return int((self.singular_values**2 >= RELIABLE_EIGENVALUE * self.singular_values[0] ** 2).sum())
+        return reliable_count(self.singular_values)
 
     @property
     def balanced(self) -> np.ndarray:

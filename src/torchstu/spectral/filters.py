@@ -8,10 +8,10 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from torchstu.spectral.decomposition import RELIABLE_EIGENVALUE as RELIABLE_EIGENVALUE
 from torchstu.spectral.decomposition import decompose
 from torchstu.spectral.identified import Identified
 from torchstu.spectral.priors import Prior, PriorLike, get_prior, positive_int
+from torchstu.spectral.products import RELIABLE_EIGENVALUE as RELIABLE_EIGENVALUE
 from torchstu.spectral.realization import InputNormal, StateSpace, realize
 
 

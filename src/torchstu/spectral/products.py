@@ -25,6 +25,17 @@ _RADIAL = 56  # functions of r that matter, at most (measured: 48 at L = 1024, 5
 _EXTRA = 32  # functions of θ that an arc needs beyond its length times L/π
 
 
+def holds(decomposition: object, shapes: dict[str, tuple[int, ...]]) -> bool:
+    """Whether arrays have the shapes they must have, and finite values only."""
+    arrays = {name: getattr(decomposition, name) for name in shapes}
+    return all(arrays[name].shape == shape and bool(np.isfinite(arrays[name]).all()) for name, shape in shapes.items())
+
+
+def reliable_count(singular_values: np.ndarray) -> int:
+    """How many leading pairs are above `RELIABLE_EIGENVALUE`."""
+    return int((singular_values**2 >= RELIABLE_EIGENVALUE * singular_values[0] ** 2).sum())
+
+
 @dataclass(frozen=True, eq=False)
 class ProductDecomposition:
     """SVD V = U S Wᵀ down to the rounding of float64.
@@ -46,14 +57,12 @@ class ProductDecomposition:
         """Whether shapes fit each other and all values are finite: a file may hold anything."""
         order = self.singular_values.size
         expected = {"singular_values": (order,), "balanced": (order, order), "left": (self.length, order)}
-        return order > 0 and all(
-            getattr(self, name).shape == shape and np.isfinite(getattr(self, name)).all() for name, shape in expected.items()
-        )
+        return order > 0 and holds(self, expected)
 
     @property
     def reliable(self) -> int:
         """How many leading pairs the arithmetic supports."""
-        return int((self.singular_values**2 >= RELIABLE_EIGENVALUE * self.singular_values[0] ** 2).sum())
+        return reliable_count(self.singular_values)
 
     @property
     def first_row(self) -> np.ndarray:
