@@ -61,7 +61,7 @@ MODELS = {
 }  # fmt: skip
 LINEAR_MODELS = {
     name: lambda dtype, name=name: SpectralSSM(
-        2, 3, d_model=4, num_layers=2, length=32, mixer=name, activation=None, mixer_options=OPTIONS.get(name, {}), dtype=dtype,
+        2, 3, d_model=4, num_layers=2, length=32, mixer=name, activation=None, norm=None, mixer_options=OPTIONS.get(name, {}), dtype=dtype,
     )
     for name in ("AR-STU", "STU", "TensordotSTU", "LRU", "S4D")
 }  # fmt: skip
@@ -92,7 +92,7 @@ def test_model_without_activation_keeps_the_contract(name):
 
 
 def test_model_of_nonlinear_mixers_is_not_linear():
-    model = SpectralSSM(2, 3, d_model=4, num_layers=1, length=32, mixer="GRU", activation=None)
+    model = SpectralSSM(2, 3, d_model=4, num_layers=1, length=32, mixer="GRU", activation=None, norm=None)
     assert not model.is_linear
 
 

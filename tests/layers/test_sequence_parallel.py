@@ -99,7 +99,7 @@ def test_one_rank_is_the_layer_itself(mesh, monkeypatch):
 
 def test_weights_keep_their_names(mesh, tmp_path):
     plain, model = deep("AR-STU", num_filters=8), sequence_parallel(deep("AR-STU", num_filters=8), mesh)
-    assert [type(block.mixer) for block in model.blocks] == [SequenceParallel] * 2
+    assert [type(block.mixer) for block in model.backbone.blocks] == [SequenceParallel] * 2
     assert list(model.state_dict()) == list(plain.state_dict())
     model.load_state_dict(plain.state_dict())
     u = torch.randn(1, 12, 3, dtype=torch.float64)

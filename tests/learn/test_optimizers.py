@@ -111,7 +111,7 @@ def test_every_weight_of_a_deep_model_is_in_one_group_and_shared_ones_once():
         length=LENGTH,
         mixer_options={"num_filters": FILTERS, "autoregression": None},
     )
-    model.blocks[1].linear.weight = model.blocks[0].linear.weight
+    model.backbone.blocks[1].linear.weight = model.backbone.blocks[0].linear.weight
     for scales_of in (None, lambda part: part.weight_scales() if isinstance(part, STU) else {}):
         weights = [p for group in parameter_groups(model, 1.0, 0.1, scales_of) for p in group["params"]]
         assert len(weights) == len(set(weights)) == len(list(model.parameters()))

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from torchstu import ARSTU, LRU, STU, FilterBank, Prior, SpectralSSM, TensordotSTU, filter_bank, load_model, save_model
 from torchstu.layers.attention import Attention
@@ -32,7 +33,7 @@ MODELS = {
         2, 3, d_model=4, num_layers=2, length=16, mixer="Attention", mixer_options={"num_heads": 2, "window": 5}
     ),
     "SpectralSSM, no activation": lambda: SpectralSSM(
-        2, 3, d_model=4, num_layers=2, length=16, mixer="STU", activation=None, mixer_options={"num_filters": 4}
+        2, 3, d_model=4, num_layers=2, length=16, mixer="STU", activation=None, norm=None, mixer_options={"num_filters": 4}
     ),
     "SpectralSSM": lambda: SpectralSSM(2, 3, d_model=4, num_layers=2, length=16, mixer_options={"num_filters": 4}),
 }
@@ -118,3 +119,21 @@ def test_bad_models_are_refused():
     ):
         with pytest.raises(ValueError, match=text):
             SpectralSSM(1, 1, **(good | change))
+
+
+def test_models_of_format_1_are_still_read(tmp_path):
+    model = SpectralSSM(2, 3, d_model=4, num_layers=2, length=16, mixer="STU", mixer_options={"num_filters": 4})
+    save_model(tmp_path / "new", model)
+    old = json.loads((tmp_path / "new" / "model.json").read_text())
+    old["format"] = 1
+    for name in ("norm", "norm_position", "bidirectional", "inputs", "pooling"):
+        del old["config"][name]
+    tensors = {
+        name.removeprefix("backbone.").replace("embedding.linear.", "embedding."): tensor
+        for name, tensor in load_file(tmp_path / "new" / "model.safetensors").items()
+    }
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "model.json").write_text(json.dumps(old))
+    save_file(tensors, tmp_path / "old" / "model.safetensors")
+    u = torch.randn(1, 20, 2)
+    assert torch.equal(load_model(tmp_path / "old")[0](u)[0], model(u)[0])

@@ -11,7 +11,7 @@ import pytest
 import torchstu
 
 ROOT = Path(torchstu.__file__).parent
-ORDER = ["spectral", "ops", "systems", "layers", "convert", "models", "data", "learn", "report", "experiments",
+ORDER = ["spectral", "ops", "systems", "layers", "convert", "models", "data", "learn", "report", "training", "experiments",
          "integrations", "cli"]  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py"))
 

@@ -64,7 +64,7 @@ class Mixer(nn.Module, ABC):
             TypeError: ``u`` is not of real floating point, or ``reset`` not bool.
             ValueError: shapes that do not fit.
         """
-        check_signal("u", u, self.d_in, ndim=3)
+        self.check_input("u", u, 3)
         _check_state(state, len(u))
         if reset is None:
             return self.mix(u, state)
@@ -78,7 +78,7 @@ class Mixer(nn.Module, ABC):
             TypeError: ``u_t`` is not of real floating point.
             ValueError: shapes that do not fit.
         """
-        check_signal("u_t", u_t, self.d_in, ndim=2)
+        self.check_input("u_t", u_t, 2)
         _check_state(state, len(u_t))
         if reset is not None:
             _check_reset(reset, u_t.shape[:1])
@@ -88,6 +88,15 @@ class Mixer(nn.Module, ABC):
             fresh = self.initial_state(len(u_t))
             state = map_state(lambda old, new: torch.where(reset.view(-1, *[1] * (old.ndim - 1)), new, old), state, fresh)
         return self.mix_step(u_t, state)
+
+    def check_input(self, name: str, u: Tensor, ndim: int) -> None:
+        """Refuse what the layer cannot mix; ``ndim`` is 3 for sequences, 2 for single steps."""
+        check_signal(name, u, self.d_in, ndim)
+
+    def blank_input(self, batch: int, steps: int, like: Tensor) -> Tensor:
+        """Zeros as inputs, (B, steps, D_in), of the kind of ``like``."""
+        kind = like.real.dtype if like.is_complex() else like.dtype
+        return torch.zeros(batch, steps, self.d_in, dtype=kind, device=like.device)
 
     def next_step(self, u: Tensor, y: Tensor, state: State | None = None) -> Tensor:
         """Predictions of y_t from inputs up to t and *true* outputs up to t-1; a layer without a y-term ignores ``y``.
@@ -127,8 +136,7 @@ class Mixer(nn.Module, ABC):
     def mix_free(self, state: State, steps: int) -> tuple[Tensor, State]:
         """`free_response` on checked input."""
         leaf = first_leaf(state)
-        kind = leaf.real.dtype if leaf.is_complex() else leaf.dtype
-        return self.mix(torch.zeros(len(leaf), steps, self.d_in, dtype=kind, device=leaf.device), state)
+        return self.mix(self.blank_input(len(leaf), steps, leaf), state)
 
     def mix_next(self, u: Tensor, y: Tensor, state: State | None) -> Tensor:
         """`next_step` on checked input."""
@@ -139,7 +147,7 @@ class Mixer(nn.Module, ABC):
         return self.mix(u, state)[1]
 
     def _check_pair(self, u: Tensor, y: Tensor, state: State | None) -> None:
-        check_signal("u", u, self.d_in, ndim=3)
+        self.check_input("u", u, 3)
         check_signal("y", y, self.d_out, ndim=3)
         if y.shape[:2] != u.shape[:2]:
             raise ValueError(f"y: shape {tuple(y.shape)}; beside u {tuple(u.shape)} it must have as many sequences and steps")
@@ -227,7 +235,7 @@ def map_state(function: Callable[..., Tensor], state: State, *others: State) -> 
 
 def _mix_packed(layer: Mixer, u: Tensor, state: State | None, reset: Tensor) -> tuple[Tensor, State]:
     """Segments between resets are sequences of their own: those of one length run as one batch."""
-    batch, steps, _ = u.shape
+    batch, steps = u.shape[:2]
     groups: dict[tuple[int, bool], list[tuple[int, int]]] = {}
     for row in range(batch):
         starts = sorted({0, *reset[row].nonzero()[:, 0].tolist()})

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from torchstu.layers.spectral import SpectralMixer
 from torchstu.layers.stu import STU
+from torchstu.models.blocks import SequenceBatchNorm
 
 Scale = tuple[float, ...] | None
+NORMS = (nn.LayerNorm, nn.RMSNorm, SequenceBatchNorm)
+"""Their weights do not decay."""
 
 
 class SpectralAdamW(torch.optim.AdamW):
@@ -122,7 +125,7 @@ def parameter_groups(
             if parameter in known:
                 continue
             known.add(parameter)
-            factor, decays = hints.get(name, (1.0, name != "bias" and not isinstance(part, nn.LayerNorm)))
+            factor, decays = hints.get(name, (1.0, name != "bias" and not isinstance(part, NORMS)))
             groups.setdefault((factor, decays, scales.get(name)), []).append(parameter)
     return [
         {"params": parameters, "lr": factor * learning_rate, "weight_decay": weight_decay if decays else 0.0}

@@ -14,16 +14,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import nn
 
-from torchstu.layers.base import Mixer
 from torchstu.layers.registry import MIXERS
 from torchstu.layers.spectral import SpectralMixer
+from torchstu.models.pairs import PairClassifier
 from torchstu.models.ssm import SpectralSSM
 from torchstu.spectral.filters import FilterBank
 from torchstu.spectral.priors import is_known
 
-MODELS: dict[str, type[Mixer]] = {**MIXERS, "SpectralSSM": SpectralSSM}
-FORMAT = 1
+MODELS: dict[str, type[nn.Module]] = {**MIXERS, "SpectralSSM": SpectralSSM, "PairClassifier": PairClassifier}
+FORMAT = 2
+"""Format 1 had the deep model's blocks and embedding at the top; it is still read."""
 
 
 @contextmanager
@@ -48,7 +50,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         raise
 
 
-def save_model(folder: str | Path, model: Mixer, extra: dict[str, Any] | None = None) -> None:
+def save_model(folder: str | Path, model: nn.Module, extra: dict[str, Any] | None = None) -> None:
     """Store a mixer or a deep model in a new folder.
 
     Args:
@@ -66,7 +68,7 @@ def save_model(folder: str | Path, model: Mixer, extra: dict[str, Any] | None = 
         write_model(draft, model, extra)
 
 
-def write_model(folder: Path, model: Mixer, extra: dict[str, Any] | None = None) -> None:
+def write_model(folder: Path, model: nn.Module, extra: dict[str, Any] | None = None) -> None:
     """Write the two files of a model into an existing folder."""
     names = [name for name, kind in MODELS.items() if type(model) is kind]
     if not names:
@@ -75,9 +77,9 @@ def write_model(folder: Path, model: Mixer, extra: dict[str, Any] | None = None)
         prior = module.bank.prior if isinstance(module, SpectralMixer) else None
         if prior is not None and not is_known(prior):
             raise ValueError(f"prior: {prior.name!r} is not in torchstu.spectral.priors.PRIORS; add it there to save it")
-    config = dict(model.config)
-    if isinstance(config.get("mixer_options", {}).get("prior"), FilterBank):
-        config["mixer_options"] = config["mixer_options"] | {"prior": None}  # saved with the weights
+    config: dict[str, Any] = dict(model.config)  # type: ignore[arg-type]
+    if "mixer_options" in config:
+        config["mixer_options"] = _without_banks(config["mixer_options"])  # saved with the weights
     description = {
         "format": FORMAT,
         "model": names[0],
@@ -90,11 +92,42 @@ def write_model(folder: Path, model: Mixer, extra: dict[str, Any] | None = None)
     (folder / "model.safetensors").write_bytes(save(tensors))
 
 
-def _stored_bank(tensors: dict[str, torch.Tensor], prefix: str) -> FilterBank:
-    return FilterBank(tensors[f"{prefix}bank_eigenvalues"].numpy(), tensors[f"{prefix}bank_filters"].numpy())
+def _without_banks(options: Any) -> Any:
+    if isinstance(options, dict):
+        return {name: _without_banks(value) for name, value in options.items()}
+    return None if isinstance(options, FilterBank) else options
 
 
-def load_model(folder: str | Path) -> tuple[Mixer, dict[str, Any]]:
+def _with_banks(config: dict[str, Any], tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, Any]:
+    """A configuration with the user's own banks, which are stored with the weights, in the places kept for them."""
+    if "mixer_options" not in config:
+        return _with_bank(config, tensors, "")
+    names, options = config["mixer"], config["mixer_options"]
+    if isinstance(names, str):
+        return config | {"mixer_options": _with_bank(options, tensors, f"{prefix}0.mixer.")}
+    filled = {name: _with_bank(options[name], tensors, f"{prefix}{names.index(name)}.mixer.") for name in options}
+    return config | {"mixer_options": filled}
+
+
+def _with_bank(options: dict[str, Any], tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, Any]:
+    if options.get("prior", "") is not None:
+        return options
+    bank = FilterBank(tensors[f"{prefix}bank_eigenvalues"].numpy(), tensors[f"{prefix}bank_filters"].numpy())
+    return options | {"prior": bank}
+
+
+def _renewed(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Configuration and weights of format 1 in today's words."""
+    config = dict(description["config"])
+    if description["format"] == FORMAT or description["model"] != "SpectralSSM":
+        return config, tensors
+    today = {"blocks.": "backbone.blocks.", "embedding.": "embedding.linear."}
+    for old, new in today.items():
+        tensors = {new + name.removeprefix(old) if name.startswith(old) else name: t for name, t in tensors.items()}
+    return config | {"norm": "layer" if config.get("activation", "glu") else None}, tensors
+
+
+def load_model(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     """Load what `save_model` stored: the model on the CPU and the extra facts.
 
     Raises:
@@ -107,15 +140,11 @@ def load_model(folder: str | Path) -> tuple[Mixer, dict[str, Any]]:
             raise FileNotFoundError(f"{folder}: has no {name}; it is no model folder, or an incomplete one")
     try:
         description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        kind, config = MODELS[description["model"]], dict(description["config"])
-        dtype, extra = getattr(torch, description["dtype"]), description["extra"]
-        if description["format"] != FORMAT:
-            raise ValueError(f"format {description['format']}, this version reads {FORMAT}")
-        tensors = load_file(folder / "model.safetensors")
-        if config.get("prior", "") is None:
-            config["prior"] = _stored_bank(tensors, "")
-        elif config.get("mixer_options", {}).get("prior", "") is None:
-            config["mixer_options"] = config["mixer_options"] | {"prior": _stored_bank(tensors, "blocks.0.mixer.")}
+        kind, dtype, extra = MODELS[description["model"]], getattr(torch, description["dtype"]), description["extra"]
+        if description["format"] not in (1, FORMAT):
+            raise ValueError(f"format {description['format']}, this version reads 1 and {FORMAT}")
+        config, tensors = _renewed(description, load_file(folder / "model.safetensors"))
+        config = _with_banks(config, tensors, ("encoder." if kind is PairClassifier else "") + "backbone.blocks.")
         model = kind(dtype=dtype, **config)
         model.load_state_dict(tensors)
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:

@@ -64,9 +64,11 @@ def trials(settings: Settings, seed: int) -> list[Trial]:
 def _model(trial: Mapping[str, Any], device: str | None = None) -> Any:
     from torchstu.models.ssm import SpectralSSM
 
+    activation = ACTIVATIONS[trial["stack"]]
     return SpectralSSM(
         1, 1, d_model=trial["width"], num_layers=trial["layers"], length=trial["length"], mixer=trial["mixer"],
-        activation=ACTIVATIONS[trial["stack"]], mixer_options=trial["options"], device=device,  # type: ignore[arg-type]
+        activation=activation, norm="layer" if activation else None,  # type: ignore[arg-type]
+        mixer_options=trial["options"], device=device,
     )  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def make(
             return LRU(CHANNELS, CHANNELS, state_dim=size, device=device, **given)
         return SpectralSSM(
             CHANNELS, CHANNELS, d_model=size, num_layers=1, length=length, mixer=mixer,
-            activation=None, mixer_options=given, device=device,
+            activation=None, norm=None, mixer_options=given, device=device,
         )  # fmt: skip
 
 

@@ -1,0 +1,23 @@
+"""Data sets by the name that recipes use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+from torchstu.data.sequences import SequenceData
+
+DATASETS: dict[str, str] = {}
+"""Name to ``module:function``; a function takes keyword arguments and returns a `SequenceData`."""
+
+
+def dataset_function(name: str) -> Callable[..., SequenceData]:
+    """What makes a data set.
+
+    Raises:
+        ValueError: the name is not in ``DATASETS``.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"name: {name!r}; it must be one of {', '.join(DATASETS)}")
+    module, function = DATASETS[name].split(":")
+    return getattr(import_module(module), function)

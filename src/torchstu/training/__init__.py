@@ -1,0 +1,1 @@
+"""Deep models trained from a recipe: one file says data, model, optimizer and trainer."""
