@@ -7,7 +7,12 @@ from importlib import import_module
 
 from torchstu.data.sequences import SequenceData
 
-DATASETS: dict[str, str] = {}
+DATASETS: dict[str, str] = {
+    "listops": "torchstu.data.listops:listops",
+    "lra_listops": "torchstu.data.lra_text:lra_listops",
+    "lra_text": "torchstu.data.lra_text:lra_text",
+    "lra_retrieval": "torchstu.data.lra_text:lra_retrieval",
+}
 """Name to ``module:function``; a function takes keyword arguments and returns a `SequenceData`."""
 
 
