@@ -8,7 +8,7 @@ import pytest
 
 from torchstu.cli.main import main
 
-COMMANDS = ["fit", "identify", "predict", "filters", "demo", "reproduce"]
+COMMANDS = ["fit", "identify", "predict", "filters", "demo", "reproduce", "train", "sweep"]
 
 
 def test_filters_prints_and_draws(tmp_path, capsys):
@@ -32,7 +32,7 @@ def test_clear_cache(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (MemoryError("Unable to allocate 9 TiB"), "not enough memory (Unable to allocate 9 TiB); take a smaller --length"),
+        (MemoryError("Unable to allocate 9 TiB"), "not enough memory (Unable to allocate 9 TiB); take a smaller length"),
         (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory: you tried"), "not enough memory"),
         (RuntimeError("no such kernel\nstack trace"), "error: no such kernel\n"),
         (OverflowError("int too large"), "int too large"),

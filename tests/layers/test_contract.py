@@ -29,6 +29,7 @@ MIXERS = {
     "STU, sum": lambda dtype: STU(2, 2, **SMALL, prior="positive" + Harmonics([8]), preconditioning=1, dtype=dtype),
     "ARSTU": lambda dtype: ARSTU(3, 2, **SMALL, dtype=dtype),
     "ARSTU, 1 output lag": lambda dtype: ARSTU(3, 2, **SMALL, output_lags=1, dtype=dtype),
+    "ARSTU, from zero": lambda dtype: ARSTU(2, 2, **SMALL, initial_feedback="zero", dtype=dtype),
     "ARSTU, 5 output lags": lambda dtype: ARSTU(2, 2, **SMALL, output_lags=5, dtype=dtype),
     "TensordotSTU": lambda dtype: TensordotSTU(3, **SMALL, dtype=dtype),
     "TensordotSTU, both": lambda dtype: TensordotSTU(3, **SMALL, banks="both", dtype=dtype),
@@ -61,7 +62,8 @@ MODELS = {
 }  # fmt: skip
 LINEAR_MODELS = {
     name: lambda dtype, name=name: SpectralSSM(
-        2, 3, d_model=4, num_layers=2, length=32, mixer=name, activation=None, norm=None, mixer_options=OPTIONS.get(name, {}), dtype=dtype,
+        2, 3, d_model=4, num_layers=2, length=32, mixer=name, activation=None, norm=None,
+        mixer_options=OPTIONS.get(name, {}), dtype=dtype,
     )
     for name in ("AR-STU", "STU", "TensordotSTU", "LRU", "S4D")
 }  # fmt: skip

@@ -236,6 +236,8 @@ BAD = [
     (lambda: STU(2, 2, length=8, num_filters=2, preconditioning=0), ValueError, "preconditioning: 0"),
     (lambda: ARSTU(2, 2, length=8, num_filters=2, preconditioning=5), ValueError, "preconditioning: 5 with autoreg"),
     (lambda: STU(2, 2, length=8, num_filters=2, preconditioning=5, output_lags=2), ValueError, "output_lags: 2"),
+    (lambda: ARSTU(2, 2, length=8, num_filters=2, initial_feedback="one"), ValueError, "initial_feedback: 'one'"),
+    (lambda: STU(2, 2, length=8, num_filters=2, initial_feedback="zero"), ValueError, "initial_feedback: 'zero' with"),
     (lambda: ARSTU(2, 2, length=8, num_filters=2, autoregression="fixed"), ValueError, "autoregression: 'fixed'"),
     (lambda: STU(2, 2, length=8, num_filters=2, delay=-1), ValueError, "delay: -1"),
     (lambda: STU(2, 2, length=8, num_filters=2, banks="negative"), ValueError, "banks: 'negative'"),

@@ -78,7 +78,7 @@ def run(code):
 
 def test_import_loads_nothing_heavy():
     heavy = ["torch", "matplotlib", "pandas", "pytorch_lightning", "pyarrow", "scipy", "jinja2",
-             "onnx", "onnxruntime", "onnxscript", "control", "sklearn"]  # fmt: skip
+             "onnx", "onnxruntime", "onnxscript", "control", "sklearn", "yaml", "optuna"]  # fmt: skip
     result = run(f"import sys, torchstu, torchstu.cli.main; print([m for m in {heavy} if m in sys.modules])")
     assert result.stdout.strip() == "[]", result.stderr
 
@@ -87,7 +87,8 @@ def test_the_core_needs_only_torch_numpy_and_safetensors():
     """Every public name works with the extras out of reach; what needs one says which."""
     code = """
 import sys
-for name in "matplotlib pandas pyarrow pytorch_lightning scipy tqdm onnx onnxruntime onnxscript control sklearn".split():
+extras = "matplotlib pandas pyarrow pytorch_lightning scipy tqdm onnx onnxruntime onnxscript control sklearn yaml optuna"
+for name in extras.split():
     sys.modules[name] = None
 import torch, torchstu
 for name in torchstu.__all__:

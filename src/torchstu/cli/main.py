@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import NoReturn, TextIO
 
 from torchstu import __version__
-from torchstu.cli import demo, filters, fit, identify, predict, reproduce
+from torchstu.cli import demo, filters, fit, identify, predict, reproduce, sweep, train
+from torchstu.cli.train import join_overrides
 from torchstu.extras import MissingExtraError
 
-COMMANDS = (demo, fit, identify, predict, filters, reproduce)
+COMMANDS = (demo, fit, identify, predict, filters, reproduce, train, sweep)
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 2 for an error told in one line, 130 for Ctrl-C."""
     try:
-        arguments = build_parser().parse_args(argv)
+        arguments = build_parser().parse_args(join_overrides(sys.argv[1:] if argv is None else argv))
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
     try:
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _one_line(error: BaseException) -> str:
     first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error)):
-        return f"not enough memory ({first_line}); take a smaller --length or fewer filters"
+        return f"not enough memory ({first_line}); take a smaller length, batch or fewer filters"
     if isinstance(error, RuntimeError):  # PyTorch's go on for lines
         return first_line
     if isinstance(error, OSError) and error.strerror and error.filename:

@@ -68,7 +68,8 @@ class STU(SpectralMixer):
 
     Raises:
         ValueError: numbers out of range, ``banks="both"`` with "signed", a bank of another length or count,
-            ``output_lags`` with "fixed", ``preconditioning`` without it, "zero" without "learned", an unknown ``mode``, "block" with a bank of one's own.
+            ``output_lags`` with "fixed", ``preconditioning`` without it, "zero" without "learned", an unknown ``mode``,
+            "block" with a bank of one's own.
         TypeError: numbers that are not integers.
 
     Source: arXiv 2312.06837, Eq. 4 and Eq. 5; arXiv 2502.06545 for the preconditioning.

@@ -105,7 +105,7 @@ def fit_gradient(
     loader = DataLoader(data, batch_size=batch_size, shuffle=True, generator=generator)
     make = partial(OPTIMIZERS[optimizer], mixer, learning_rate, weight_decay)
     training = _Training(mixer, criterion, objective, held_out, points, steps, make)
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _quiet_lightning():
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), quiet_lightning():
         warnings.simplefilter("ignore")  # Lightning advises on workers and loggers; both are chosen here
         torch.manual_seed(seed)
         trainer = _trainer(lightning, weight.device.type, steps, clip, progress and sys.stdout.isatty())
@@ -259,7 +259,7 @@ def _progress_bar() -> Any:
     return StepsBar(refresh_rate=20, leave=False)
 
 
-class _quiet_lightning:
+class quiet_lightning:
     """Lightning's loggers at ERROR while in the block: devices and stop reasons are in the history."""
 
     def __enter__(self) -> None:
