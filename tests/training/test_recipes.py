@@ -127,7 +127,7 @@ def test_task_recipes_stand_alone_and_as_files(name, folders):
 def test_the_image_recipe_is_the_papers(folders):
     recipe = recipe_of(["image"], folders)
     assert (recipe.model.d_model, recipe.model.num_layers, recipe.model.dropout) == (256, 6, 0.1)
-    assert recipe.model.mixer_options == {"num_filters": 24, "input_lags": 3, "output_lags": 2}
+    assert recipe.model.mixer_options == {"num_filters": 24, "input_lags": 3, "output_lags": 2, "initial_feedback": "zero"}
     assert (recipe.training.steps, recipe.training.batch_size, recipe.optimizer.warmup_steps) == (180_000, 48, 18_000)
     optimizer = recipe.optimizer
     assert (optimizer.learning_rate, optimizer.slow_rate, optimizer.final_learning_rate) == (5e-4, 5e-5, 1e-7)

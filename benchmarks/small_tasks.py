@@ -1,0 +1,183 @@
+"""Small sequence tasks, every mixer at equal parameters, through `torchstu train`: errors on test data over seeds.
+
+    python benchmarks/small_tasks.py [--only TASK,TASK] [--mixers NAME,NAME] [--seeds N] [--processes N] [--quick]
+
+Each run is a process with what `torchstu train` would be given: a shipped task recipe, a shipped mixer recipe over it, the
+width at which the model comes closest to the task's number of parameters, a learning rate, and a seed. The rate is the one of
+three that has the smallest validation error after a third of the steps, with a seed that is not used again: alike for every
+mixer. Runs are kept in the work folder: one that was stopped goes on, a finished one is not repeated. Nothing depends on test
+data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from machine import MIB, ROOT, describe, environment_line, markdown_table, save
+
+TASKS = {
+    "MNIST-1D": ("mnist-1d-small", 45_000),
+    "sequential MNIST": ("sequential-mnist-small", 45_000),
+    "ListOps-small": ("listops-small", 60_000),
+    "Pathfinder-32-small": ("pathfinder-small", 60_000),
+}
+"""Recipe, and about how many parameters every model has."""
+MIXERS = {
+    "STU": "mixers/stu-small", "AR-STU": "mixers/ar-stu-small", "TensordotSTU": "mixers/tensordot-stu-small",
+    "S4D": "mixers/s4d-small", "LRU": "mixers/lru-small", "Attention": "mixers/attention-small",
+}  # fmt: skip
+TRAIN = """
+import json, sys
+from torchstu.training.recipe_file import read_recipe
+from torchstu.training.run import train
+train(read_recipe(json.loads(sys.argv[1]), json.loads(sys.argv[2])), sys.argv[3], resume=True)
+"""
+RATES = (3e-3, 1e-2, 3e-2)
+CHOOSING_SEED = 100
+QUICK = {"training.steps": 6, "training.validate_every": 2, "training.batch_size": 4, "optimizer.warmup_steps": 1}
+Job = tuple[str, str]
+"""Task and mixer."""
+
+
+def matched_width(task: str, mixer: str) -> int:
+    """The width at which the model of a recipe comes closest to the task's number of parameters."""
+    from torchstu.experiments.reproduce.systems import nearest_size
+    from torchstu.training.build import build_model
+    from torchstu.training.cost import count_parameters, data_for_cost
+    from torchstu.training.recipe_file import read_recipe
+
+    recipe, target = TASKS[task]
+    data = data_for_cost(read_recipe([recipe, MIXERS[mixer]]))
+
+    def count(width: int) -> int:
+        sized = read_recipe([recipe, MIXERS[mixer]], {"model.d_model": width})
+        return sum(count_parameters(build_model(sized.model, data, sized.pooling, device="meta")).values())
+
+    return nearest_size(count, target, 256)[0]
+
+
+class Runs:
+    """Runs of the command in a folder, some at once."""
+
+    def __init__(self, folder: Path, processes: int, quick: bool) -> None:
+        self.folder, self.quick = folder, quick
+        self.pool = ThreadPoolExecutor(processes)
+
+    def submit(self, job: Job, width: int, rate: float, seed: int, share: int = 1) -> Future[dict[str, Any]]:
+        """A run, or its results if it was there; ``share`` divides steps and warm-up."""
+        from torchstu.training.recipe_file import read_recipe
+
+        task, mixer = job
+        keys = QUICK if self.quick else {}
+        recipe = read_recipe([TASKS[task][0], MIXERS[mixer]], keys)
+        shortened = {"training.steps": recipe.training.steps, "optimizer.warmup_steps": recipe.optimizer.warmup_steps}
+        keys = keys | {key: value // share for key, value in shortened.items()}
+        keys |= {"model.d_model": width, "optimizer.learning_rate": rate, "seed": seed}
+        return self.pool.submit(self._run, job, keys, self.folder / f"{task}, {mixer}, rate {rate}, seed {seed}")
+
+    def _run(self, job: Job, keys: dict[str, Any], folder: Path) -> dict[str, Any]:
+        command = [sys.executable, "-c", TRAIN, json.dumps([TASKS[job[0]][0], MIXERS[job[1]]]), json.dumps(keys), str(folder)]
+        done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{folder.name}: {done.stderr.strip().splitlines()[-1:]}")
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        print(f"{folder.name}: validation {best(results):.3f}, test {results['test']['error']:.3f}", flush=True)
+        return results
+
+
+def best(results: dict[str, Any]) -> float:
+    """The smallest validation error of a run; inf without one."""
+    return min((row["error"] for row in results["validation"] if row["error"] is not None), default=math.inf)
+
+
+def choose_rates(runs: Runs, widths: dict[Job, int]) -> dict[Job, float]:
+    """For each task and mixer the rate with the smallest validation error."""
+    tried = {(job, rate): runs.submit(job, width, rate, CHOOSING_SEED, 3) for job, width in widths.items() for rate in RATES}
+    errors = {key: best(run.result()) for key, run in tried.items()}
+    return {job: min(RATES, key=lambda rate: errors[job, rate]) for job in widths}
+
+
+def row(results: list[dict[str, Any]], width: int, rate: float) -> dict[str, Any]:
+    """Runs of all seeds as one row."""
+    errors = [result["test"]["error"] for result in results]
+    return {
+        "width": width,
+        "learning_rate": rate,
+        "parameters": results[0]["parameters"],
+        "test_errors": errors,
+        "validation_errors": [best(result) for result in results],
+        "seconds": [result["seconds"] for result in results],
+        "sequences_per_second": statistics.median(result["sequences_per_second"] for result in results),
+        "peak_memory_bytes": max(result["peak_memory_bytes"] for result in results),
+        "steps": results[0]["steps"],
+    }
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """Best first."""
+    lines = []
+    for name, entry in sorted(rows.items(), key=lambda item: statistics.fmean(item[1]["test_errors"])):
+        accuracies = sorted(100 * (1 - error) for error in entry["test_errors"])
+        lines.append([
+            name, f"{entry['parameters']:,}", str(entry["width"]), f"{entry['learning_rate']:g}",
+            f"{statistics.fmean(accuracies):.1f}", f"{accuracies[0]:.1f}-{accuracies[-1]:.1f}",
+            f"{statistics.median(entry['seconds']) / 60:.1f}",
+            f"{entry['sequences_per_second']:.0f}", f"{entry['peak_memory_bytes'] / MIB:.0f}",
+        ])  # fmt: skip
+    header = ["mixer", "parameters", "width", "rate", "accuracy, %", "range", "minutes", "sequences/s", "peak MiB"]
+    return markdown_table(header, lines)
+
+
+def report(found: dict[str, dict[str, dict[str, Any]]], environment: str, seeds: int, processes: int) -> str:
+    """The page."""
+    parts = [
+        f"## Small tasks at equal parameters\n\n{environment}\n\n    python benchmarks/small_tasks.py\n\n"
+        f"Accuracy on the test part of the model that was best on the validation part: mean and range over {seeds} seeds; the "
+        f"rate of each is the best of {len(RATES)} by validation. "
+        f"Every run on one thread, {processes} at a time; the minutes are those of a run, with its validations."
+    ]
+    for task, rows in found.items():
+        steps = next(iter(rows.values()))["steps"]
+        parts.append(f"### {task}\n\nRecipe `{TASKS[task][0]}`, {steps} steps.\n\n{table(rows)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default=",".join(TASKS), help="tasks, with commas between")
+    parser.add_argument("--mixers", default=",".join(MIXERS), help="mixers, with commas between")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=2, help="runs at once")
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "small_tasks", help="folder of the runs")
+    parser.add_argument("--quick", action="store_true", help="a few steps each, into the work folder: does everything run?")
+    options = parser.parse_args()
+    tasks, mixers = options.only.split(","), options.mixers.split(",")
+    work = options.work / "quick" if options.quick else options.work
+    machine = describe()
+    widths = {(task, mixer): matched_width(task, mixer) for task in tasks for mixer in mixers}
+    runs = Runs(work, options.processes, options.quick)
+    rates = choose_rates(runs, widths)
+    started = {(job, seed): runs.submit(job, widths[job], rates[job], seed) for job in widths for seed in range(options.seeds)}
+    results = {key: run.result() for key, run in started.items()}
+    found: dict[str, dict[str, Any]] = {task: {} for task in tasks}
+    for (task, mixer), width in widths.items():
+        own = [results[(task, mixer), seed] for seed in range(options.seeds)]
+        found[task][mixer] = row(own, width, rates[task, mixer])
+    used = next(iter(results.values()))["environment"]
+    versions = {name: used[name] for name in ("torch", "pytorch-lightning")}
+    text = report(found, environment_line(machine, versions), options.seeds, options.processes)
+    folder = work if options.quick else ROOT / "benchmarks" / "results"
+    save(folder / "small_tasks.json", {"machine": machine, "versions": versions, "seeds": options.seeds, "tasks": found}, text)
+
+
+if __name__ == "__main__":
+    main()
