@@ -16,7 +16,7 @@ from torchstu.training.recipe_file import RECIPES, read_recipe, recipe_text, shi
 SIZES = {"listops": (256, 2000), "text": (256, 4000), "retrieval": (256, 4000), "image": (256, 1024), "pathfinder": (256, 1024),
          "pathx": (256, 16384)}  # fmt: skip
 PUBLISHED = list(SIZES)
-SMALL = [f"{task}-small" for task in PUBLISHED] + ["sequential-mnist-small", "mnist-1d-small"]
+SMALL = [f"{task}-small" for task in PUBLISHED] + ["sequential-mnist-small", "mnist-1d-small", "weather-small"]
 MIXERS = ["ar-stu", "stu", "s4d", "lru"]
 STEPS = 24
 """What is read of each sequence here."""
@@ -27,6 +27,7 @@ class Cut:
 
     def __init__(self, examples):
         inputs, target = examples[0]
+        target = self.cut(target) if target.ndim else target
         self.example = (tuple(map(self.cut, inputs)) if isinstance(inputs, tuple) else self.cut(inputs)), target
 
     @staticmethod

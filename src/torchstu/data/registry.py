@@ -8,6 +8,7 @@ from importlib import import_module
 from torchstu.data.sequences import SequenceData
 
 DATASETS: dict[str, str] = {
+    "series": "torchstu.data.series:series",
     "listops": "torchstu.data.listops:listops",
     "pathfinder": "torchstu.data.pathfinder:pathfinder",
     "sequential_mnist": "torchstu.data.images:sequential_mnist",
