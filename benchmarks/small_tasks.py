@@ -25,12 +25,12 @@ from typing import Any
 from machine import MIB, ROOT, describe, environment_line, markdown_table, save
 
 TASKS = {
-    "MNIST-1D": ("mnist-1d-small", 45_000),
-    "sequential MNIST": ("sequential-mnist-small", 45_000),
-    "ListOps-small": ("listops-small", 60_000),
-    "Pathfinder-32-small": ("pathfinder-small", 60_000),
+    "MNIST-1D": ("mnist-1d-small", 45_000, 8),
+    "ListOps-small": ("listops-small", 60_000, 11),
+    "sequential MNIST": ("sequential-mnist-small", 45_000, 15),
+    "Pathfinder-32-small": ("pathfinder-small", 60_000, 16),
 }
-"""Recipe, and about how many parameters every model has."""
+"""Recipe, about how many parameters every model has, and the filters of STU, AR-STU and TensordotSTU: about 2.25 log L."""
 MIXERS = {
     "STU": "mixers/stu-small", "AR-STU": "mixers/ar-stu-small", "TensordotSTU": "mixers/tensordot-stu-small",
     "S4D": "mixers/s4d-small", "LRU": "mixers/lru-small", "Attention": "mixers/attention-small",
@@ -48,6 +48,12 @@ Job = tuple[str, str]
 """Task and mixer."""
 
 
+def filters(job: Job) -> dict[str, int]:
+    """The number of filters of a task, for mixers that have filters."""
+    task, mixer = job
+    return {"model.mixer_options.num_filters": TASKS[task][2]} if mixer.endswith("STU") else {}
+
+
 def matched_width(task: str, mixer: str) -> int:
     """The width at which the model of a recipe comes closest to the task's number of parameters."""
     from torchstu.experiments.reproduce.systems import nearest_size
@@ -55,11 +61,11 @@ def matched_width(task: str, mixer: str) -> int:
     from torchstu.training.cost import count_parameters, data_for_cost
     from torchstu.training.recipe_file import read_recipe
 
-    recipe, target = TASKS[task]
+    recipe, target, _ = TASKS[task]
     data = data_for_cost(read_recipe([recipe, MIXERS[mixer]]))
 
     def count(width: int) -> int:
-        sized = read_recipe([recipe, MIXERS[mixer]], {"model.d_model": width})
+        sized = read_recipe([recipe, MIXERS[mixer]], {"model.d_model": width} | filters((task, mixer)))
         return sum(count_parameters(build_model(sized.model, data, sized.pooling, device="meta")).values())
 
     return nearest_size(count, target, 256)[0]
@@ -81,7 +87,7 @@ class Runs:
         recipe = read_recipe([TASKS[task][0], MIXERS[mixer]], keys)
         shortened = {"training.steps": recipe.training.steps, "optimizer.warmup_steps": recipe.optimizer.warmup_steps}
         keys = keys | {key: value // share for key, value in shortened.items()}
-        keys |= {"model.d_model": width, "optimizer.learning_rate": rate, "seed": seed}
+        keys |= filters(job) | {"model.d_model": width, "optimizer.learning_rate": rate, "seed": seed}
         return self.pool.submit(self._run, job, keys, self.folder / f"{task}, {mixer}, rate {rate}, seed {seed}")
 
     def _run(self, job: Job, keys: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +26,7 @@ def derived_seed(*numbers: int) -> int:
 
 
 def load_data(recipe: Recipe) -> SequenceData:
-    """The data set of a recipe, with the recipe's seed where it takes one.
+    """The data set of a recipe. The recipe's seed is not the data's: runs with other seeds see the same data.
 
     Raises:
         ValueError: an unknown name, an argument that the data set does not have, what it says of its arguments and files, an
@@ -36,9 +35,6 @@ def load_data(recipe: Recipe) -> SequenceData:
     check_data(recipe.data)
     name, options = recipe.data.name, dict(recipe.data.options)
     function = dataset_function(name)
-    known = inspect.signature(function).parameters
-    if "seed" in known:
-        options.setdefault("seed", recipe.seed)
     with errors_under("data.options", options):
         data = function(**options)
     for part in ("train", "validation", "test"):

@@ -85,7 +85,7 @@ class Recipe:
     Attributes:
         data, model, optimizer, training: its parts.
         pooling: of classification: "mean" over the steps, the "last" step, or learned "attention".
-        seed: of weights, order of the data, dropout, and of generated data.
+        seed: of weights, order of the data and dropout. Data that are generated or split have a seed in their options.
     """
 
     data: DataConfig
