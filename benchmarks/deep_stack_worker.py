@@ -28,8 +28,8 @@ class Entry(NamedTuple):
 LENGTH_OF_DATA = "L"
 """An option of this value is the length that is measured."""
 ENTRIES = [
-    Entry("TensordotSTU", "TensordotSTU", {}, "24 filters, one filter a channel, tied banks"),
-    Entry("STU", "STU", {}, "24 filters, both banks, a matrix a filter"),
+    Entry("TensordotSTU", "TensordotSTU", {}, "24 filters, one filter a channel and bank"),
+    Entry("STU", "STU", {"autoregression": None}, "24 filters, both banks, a matrix a filter; no y-term"),
     Entry("AR-STU", "AR-STU", {}, "as STU, with a learned y-term"),
     Entry("S4D", "S4D", {"state_dim": 64}, "64 states a channel"),
     Entry("LRU", "LRU", {"state_dim": 128}, "128 complex states; its stack is ours, not its paper's"),

@@ -65,7 +65,7 @@ def measure(task: str, mixer: str, quick: bool) -> dict[str, Any]:
     from torchstu.training.cost import recipe_cost
     from torchstu.training.recipe_file import read_recipe
 
-    overlay = f"{mixer}-pathx" if task == "pathx" and mixer in ("s4d", "lru") else mixer
+    overlay = f"{mixer}-{task}" if mixer in ("s4d", "lru") else mixer
     small = {"data.options.folder": "drawn"} if task in ("text", "retrieval", "image") else {}
     recipe = read_recipe([task, f"mixers/{overlay}"], small | {"training.accelerator": "cpu"})
     inputs, d_in, d_out, kind, _ = SHAPES[task]

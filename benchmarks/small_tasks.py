@@ -43,7 +43,7 @@ train(read_recipe(json.loads(sys.argv[1]), json.loads(sys.argv[2])), sys.argv[3]
 """
 RATES = (3e-3, 1e-2, 3e-2)
 CHOOSING_SEED = 100
-QUICK = {"training.steps": 6, "training.validate_every": 2, "training.batch_size": 4, "optimizer.warmup_steps": 1}
+QUICK = {"training.steps": 6, "training.validate_every": 2, "training.batch_size": 4}
 Job = tuple[str, str]
 """Task and mixer."""
 
@@ -79,14 +79,13 @@ class Runs:
         self.pool = ThreadPoolExecutor(processes)
 
     def submit(self, job: Job, width: int, rate: float, seed: int, share: int = 1) -> Future[dict[str, Any]]:
-        """A run, or its results if it was there; ``share`` divides steps and warm-up."""
+        """A run, or its results if it was there; ``share`` divides the steps."""
         from torchstu.training.recipe_file import read_recipe
 
         task, mixer = job
         keys = QUICK if self.quick else {}
         recipe = read_recipe([TASKS[task][0], MIXERS[mixer]], keys)
-        shortened = {"training.steps": recipe.training.steps, "optimizer.warmup_steps": recipe.optimizer.warmup_steps}
-        keys = keys | {key: value // share for key, value in shortened.items()}
+        keys = keys | {"training.steps": recipe.training.steps // share}
         keys |= filters(job) | {"model.d_model": width, "optimizer.learning_rate": rate, "seed": seed}
         return self.pool.submit(self._run, job, keys, self.folder / f"{task}, {mixer}, rate {rate}, seed {seed}")
 

@@ -42,7 +42,7 @@ def tensordot_stu(problem: dict[str, Any], train: bool, folder: Path | None, **o
     import torchstu
 
     _, length, channels, count = map(int, problem["shape"])
-    layer = torchstu.TensordotSTU(channels, length=length, num_filters=count, **options)
+    layer = torchstu.TensordotSTU(channels, length=length, num_filters=count, **{"banks": "tied"} | options)
     return torch_layer(layer, problem, train, lambda u: layer(u)[0], weights=True)
 
 

@@ -50,11 +50,11 @@ MAKERS = {
     "one bank": lambda: STU(2, 2, banks="positive", **OPTIONS),
     "signed": lambda: STU(2, 2, prior="signed", **OPTIONS),
     "ARSTU": lambda: ARSTU(2, 2, output_lags=3, **OPTIONS),
-    "TensordotSTU tied": lambda: TensordotSTU(3, **OPTIONS),
+    "TensordotSTU tied": lambda: TensordotSTU(3, banks="tied", **OPTIONS),
     "TensordotSTU both": lambda: TensordotSTU(3, banks="both", **OPTIONS),
     "own bank": lambda: STU(2, 3, prior=own_bank(), banks="both", **OPTIONS | {"num_filters": 8}),
     "own bank, without y-term": lambda: STU(2, 1, prior=own_bank(), autoregression=None, **OPTIONS | {"num_filters": 8}),
-    "own bank, TensordotSTU": lambda: TensordotSTU(2, prior=own_bank(), **OPTIONS | {"num_filters": 8}),
+    "own bank, TensordotSTU": lambda: TensordotSTU(2, banks="tied", prior=own_bank(), **OPTIONS | {"num_filters": 8}),
     "LRU": lambda: LRU(2, 3, state_dim=40, r_max=0.98, dtype=torch.float64),
 }
 

@@ -58,7 +58,7 @@ def test_flash_stu():
 
 def test_flash_stu_tensordot():
     g = load("flash_stu_tensordot.npz")
-    layer = TensordotSTU(g["x"].shape[2], length=g["bank"].length, num_filters=g["bank"].count, prior=g["bank"])
+    layer = TensordotSTU(g["x"].shape[2], length=g["bank"].length, num_filters=g["bank"].count, prior=g["bank"], banks="tied")
     with torch.no_grad():
         layer.M_inputs.copy_(g["M_inputs"])
         layer.M_filters.copy_(g["M_filters"].flip(0))

@@ -18,7 +18,7 @@ MAKE = {
     "STU, signed": lambda dtype: STU(2, 2, **L4096, prior="signed", autoregression=None, dtype=dtype),
     "STU, odd delay, many lags": lambda dtype: STU(1, 2, **L4096, delay=3, input_lags=6, dtype=dtype),
     "ARSTU": lambda dtype: ARSTU(2, 2, **L4096, dtype=dtype),
-    "TensordotSTU": lambda dtype: TensordotSTU(2, **L4096, dtype=dtype),
+    "TensordotSTU": lambda dtype: TensordotSTU(2, **L4096, banks="tied", dtype=dtype),
     "TensordotSTU, both": lambda dtype: TensordotSTU(3, **L4096, banks="both", dtype=dtype),
     "TensordotSTU, signed": lambda dtype: TensordotSTU(2, **L4096, prior="signed", dtype=dtype),
 }
@@ -27,7 +27,7 @@ SMALL_LAYERS = {
     "STU": lambda **options: STU(2, 3, **SMALL, **options),
     "STU, odd delay": lambda **options: STU(1, 1, **SMALL, delay=1, input_lags=6, **options),
     "ARSTU": lambda **options: ARSTU(2, 2, **SMALL, **options),
-    "TensordotSTU": lambda **options: TensordotSTU(3, **SMALL, **options),
+    "TensordotSTU": lambda **options: TensordotSTU(3, **SMALL, banks="tied", **options),
     "TensordotSTU, both": lambda **options: TensordotSTU(3, **SMALL, banks="both", **options),
 }
 

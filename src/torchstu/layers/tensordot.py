@@ -28,16 +28,16 @@ class TensordotState(NamedTuple):
 class TensordotSTU(SpectralMixer):
     """y_t = Σ_i h(i) ∘ (u_{t-i} M_inputs),  h = Σ_k σ_k^{1/4} φ_k(i) (M_filters_k ± (-1)^i M'_k); no y-term, no delay.
 
-    With ``banks="tied"``, as in Flash STU, both banks share ``M_filters`` (M' = M_filters): odd taps cancel, so the layer sees
-    even lags only. ``banks="both"`` gives the - bank its own ``M_filters_minus`` and sees all lags. A prior whose filters have
-    parity has one bank, and ``banks="tied"`` then uses it alone.
+    The - bank has weights M' of its own, ``M_filters_minus``. With ``banks="tied"``, as in Flash STU, both banks share
+    ``M_filters`` (M' = M_filters): odd taps cancel, so the layer sees even lags only, and a stack of such layers too. A prior
+    whose filters have parity has one bank, and ``banks="tied"`` uses it alone.
 
     Weights: ``M_inputs`` (D, D), ``M_filters`` and ``M_filters_minus`` (K, D), random with variance 1/D and 1/K.
 
     Args:
         d_model: D.
         length, num_filters, prior, mode, device, dtype: as in `STU`.
-        banks: "tied" or "both".
+        banks: "both", "tied", or None: both for the prior "positive" and sums with it, tied for others and arrays of one's own.
 
     Raises:
         ValueError: numbers out of range, ``banks="both"`` with "signed", an unknown ``mode``, "block" with a bank of one's own.
@@ -55,18 +55,18 @@ class TensordotSTU(SpectralMixer):
         *,
         length: int,
         num_filters: int = 24,
-        banks: Literal["tied", "both"] = "tied",
+        banks: Literal["both", "tied"] | None = None,
         prior: PriorLike | FilterBank = "positive",
         mode: Mode = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if banks not in ("tied", "both"):
-            raise ValueError(f"banks: {banks!r}; it must be 'tied' or 'both'")
+        if banks not in ("both", "tied", None):
+            raise ValueError(f"banks: {banks!r}; it must be 'both', 'tied' or None")
         super().__init__(length, num_filters, prior, "both" if banks == "both" else None, mode)
         if self.bank.prior is None:  # a user's own arrays are tied as Flash STU ties its own
             self.banks, self.signs = "both", (1, -1)
-        self.tied = banks == "tied"
+        self.tied = banks == "tied" or (banks is None and (self.bank.prior is None or len(self.signs) == 1))
         self.d_in = self.d_out = positive_int("d_model", d_model)
         self.memory = 0 if self.bank.state_space is not None else self.length - 1
         self.M_inputs = nn.Parameter(torch.empty(d_model, d_model, device=device, dtype=dtype))

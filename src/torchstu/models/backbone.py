@@ -82,7 +82,7 @@ class Backbone(Mixer):
     def mix_whole(self, u: Tensor, lengths: Tensor | None) -> Tensor:
         """Whole sequences from their start, padded to one length: (B, L, D) to (B, L, D); padding comes out as anything."""
         real = None if lengths is None else real_steps(u, lengths)
-        x = u
+        x = u if real is None else u.masked_fill(~real[..., None], 0)  # whatever it was: a transform would spread its rounding
         for block in self._blocks():
             if self.settings.bidirectional:
                 x = block.both_ways(x, lengths, real)

@@ -62,9 +62,10 @@ class SequenceBatchNorm(nn.Module):
             mean, var = self._statistics(x, real)
         else:
             mean, var = self.running_mean, self.running_var
-        return (x - mean) * (self.weight * torch.rsqrt(var + self.eps)) + self.bias
+        return ((x - mean) * (self.weight * torch.rsqrt(var + self.eps)) + self.bias).to(x.dtype)
 
     def _statistics(self, x: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision cannot count that far
         weight = torch.ones(x.shape[:-1], dtype=x.dtype, device=x.device) if real is None else real.to(x.dtype)
         over = tuple(range(x.ndim - 1))
         count = _over_ranks(weight.sum())

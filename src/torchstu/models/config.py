@@ -38,7 +38,7 @@ class BackboneConfig:
     d_model: int
     num_layers: int
     length: int
-    mixer: str | tuple[str, ...] = "STU"
+    mixer: str | tuple[str, ...] = "TensordotSTU"
     mixer_options: dict[str, Any] = field(default_factory=dict)
     activation: Activation | None = "glu"
     norm: Norm | None = "layer"
@@ -55,6 +55,8 @@ class BackboneConfig:
         check_choice("activation", self.activation, (*get_args(Activation), None))
         check_choice("norm", self.norm, (*get_args(Norm), None))
         check_choice("norm_position", self.norm_position, get_args(NormPosition))
+        if isinstance(self.dropout, bool) or not isinstance(self.dropout, (int, float)):
+            raise TypeError(f"dropout: {self.dropout!r}; it must be a number")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: {self.dropout}; it must be in [0, 1)")
         if not isinstance(self.bidirectional, bool):

@@ -24,9 +24,9 @@ class PoolState(NamedTuple):
     total: Tensor
     """(B, D) Σ_s w_s x_s / e^top."""
     weight: Tensor
-    """(B,) Σ_s w_s / e^top; the steps seen for "mean", where w = 1."""
+    """(B, 1) Σ_s w_s / e^top; the steps seen for "mean", where w = 1."""
     top: Tensor
-    """(B,) the largest log w_s."""
+    """(B, 1) the largest log w_s."""
 
 
 class Pooling(nn.Module, ABC):
@@ -40,18 +40,21 @@ class Pooling(nn.Module, ABC):
         """Nothing seen."""
         kind = exact_dtype(like)
         zeros = torch.zeros(batch_size, like.shape[-1] + 1, dtype=kind, device=like.device)
-        return PoolState(zeros[:, :-1], zeros[:, -1], torch.full_like(zeros[:, -1], torch.finfo(kind).min))
+        return PoolState(zeros[:, 1:], zeros[:, :1], torch.full_like(zeros[:, :1], torch.finfo(kind).min))
 
     def forward(self, x: Tensor, state: PoolState) -> tuple[Tensor, PoolState]:
         """The pooled past at every step of x (B, L, D), and the state after the last."""
         kind = state.total.dtype
-        scores = self.log_weights(x).to(kind)  # (B, L)
-        top = torch.maximum(state.top, scores.amax(1))
-        before, weights = torch.exp(state.top - top), torch.exp(scores - top[:, None])
-        total = (state.total * before[:, None])[:, None] + (weights[..., None] * x.to(kind)).cumsum(1)
-        weight = (state.weight * before)[:, None] + weights.cumsum(1)
-        pooled = total / weight.clamp(min=torch.finfo(kind).tiny)[..., None]
-        return pooled.to(x.dtype), PoolState(total[:, -1], weight[:, -1], top)
+        scores = self.log_weights(x).to(kind)[..., None]  # (B, L, 1)
+        sums = PoolState(x.to(kind), torch.ones_like(scores), scores)
+        shift = 1
+        while shift < x.shape[1]:  # sums of 1, 2, 4, … steps up to each
+            earlier = PoolState(*(part[:, :-shift] for part in sums))
+            later = _joined(earlier, PoolState(*(part[:, shift:] for part in sums)))
+            sums = PoolState(*(torch.cat([old[:, :shift], new], dim=1) for old, new in zip(sums, later, strict=True)))
+            shift *= 2
+        sums = _joined(PoolState(*(part[:, None] for part in state)), sums)
+        return (sums.total / sums.weight).to(x.dtype), PoolState(*(part[:, -1] for part in sums))
 
     def at_end(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """The pooled whole of x (B, L, D), each sequence up to its length: (B, D)."""
@@ -60,6 +63,13 @@ class Pooling(nn.Module, ABC):
             scores = scores.masked_fill(~real_steps(x, lengths), -torch.inf)
             x = x.masked_fill(~real_steps(x, lengths)[..., None], 0)
         return (scores.softmax(1)[..., None] * x).sum(1)
+
+
+def _joined(a: PoolState, b: PoolState) -> PoolState:
+    """The sums of two stretches, relative to the larger of their largest weights."""
+    top = torch.maximum(a.top, b.top)
+    of_a, of_b = torch.exp(a.top - top), torch.exp(b.top - top)
+    return PoolState(a.total * of_a + b.total * of_b, a.weight * of_a + b.weight * of_b, top)
 
 
 class MeanPooling(Pooling):

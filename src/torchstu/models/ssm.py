@@ -38,9 +38,11 @@ class SpectralSSM(Mixer):
         d_model: width of the layers.
         num_layers: number of blocks.
         length: L, the memory of the mixers that have one.
-        mixer: a name in `torchstu.layers.registry.MIXERS`: "AR-STU", "STU", "TensordotSTU", "LRU", "S4", "S4D", "DSS",
+        mixer: a name in `torchstu.layers.registry.MIXERS`: "TensordotSTU", "STU", "AR-STU", "LRU", "S4", "S4D", "DSS",
             "S5", "Attention" or "GRU"; or several, which the layers take in turns.
         mixer_options: further arguments of every mixer, such as ``num_filters``; of several mixers, under each one's name.
+            In a deep model leave STU's y-term out, ``{"autoregression": None}``, or let AR-STU's start at zero,
+            ``{"initial_feedback": "zero"}``: one layer's sums over all steps are summed by the next.
         activation: "glu" (the paper's block), "swiglu" (Flash STU's) or None: without norms and biases, so that the model is
             linear where its mixers are. See `torchstu.models.blocks.Block`.
         norm: "layer", "rms", "batch" or None; it must be None without activation.
@@ -67,7 +69,7 @@ class SpectralSSM(Mixer):
         d_model: int,
         num_layers: int,
         length: int,
-        mixer: str | Sequence[str] = "AR-STU",
+        mixer: str | Sequence[str] = "TensordotSTU",
         mixer_options: dict[str, Any] | None = None,
         activation: Activation | None = "glu",
         norm: Norm | None = "layer",
