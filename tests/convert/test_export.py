@@ -47,7 +47,7 @@ MAKERS = {
     "own bank": lambda: STU(3, 2, length=32, num_filters=6, prior=own_bank()),
     "TensordotSTU": lambda: TensordotSTU(3, length=64, num_filters=8),
     "SpectralSSM": lambda: SpectralSSM(
-        3, 2, d_model=4, num_layers=2, length=64, dropout=0.2, mixer_options={"num_filters": 8}
+        3, 2, d_model=4, num_layers=2, length=64, dropout=0.2, mixer="AR-STU", mixer_options={"num_filters": 8}
     ).eval(),
 }
 
