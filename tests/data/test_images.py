@@ -1,11 +1,14 @@
 """MNIST and MNIST-1D as sequences."""
 
+import gzip
 import random
+import struct
 
 import numpy as np
 import pytest
 import torch
 
+from torchstu.data.files import DataError
 from torchstu.data.images import mnist1d, sequential_mnist
 from torchstu.data.sequences import collate
 
@@ -64,6 +67,54 @@ def test_the_seed_changes_the_split_of_mnist_and_nothing_else(rows):
     assert batch.targets.shape == (2,)
 
 
+@pytest.fixture
+def published(tmp_path):
+    """40 and 20 digits in the published format, two files of four compressed."""
+    rng, made = np.random.default_rng(0), {}
+    for name, count in (("train", 40), ("t10k", 20)):
+        pixels, labels = rng.integers(256, size=(count, 28, 28)).astype(np.uint8), (np.arange(count) % 10).astype(np.uint8)
+        images = struct.pack(">IIII", 0x803, count, 28, 28) + pixels.tobytes()
+        (tmp_path / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+        (tmp_path / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, count) + labels.tobytes())
+        made[name] = pixels.reshape(count, 784), labels
+    return tmp_path, made
+
+
+def test_mnist_from_the_published_files(published):
+    folder, made = published
+    data = sequential_mnist(folder=folder, validation=10)
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [30, 10, 20]
+    inputs, labels = arrays(data.test)
+    assert np.array_equal(inputs[..., 0].numpy(), made["t10k"][0])
+    assert np.array_equal(labels.numpy(), made["t10k"][1])
+    fitted = [arrays(part) for part in (data.train, data.validation)]
+    assert fitted[1][1].bincount().tolist() == [1] * 10
+    ours = sorted((u.numpy().tobytes(), int(y)) for part in fitted for u, y in zip(*part, strict=True))
+    assert ours == sorted((u.tobytes(), int(y)) for u, y in zip(*made["train"], strict=True))
+    permuted = arrays(sequential_mnist(folder=folder, validation=10, permuted=True).test)[0]
+    order = np.random.Generator(np.random.PCG64(0)).permutation(784)
+    assert np.array_equal(permuted[..., 0].numpy(), made["t10k"][0][:, order])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t10k-labels-idx1-ubyte", None, "t10k-labels-idx1-ubyte: cannot be read"),
+        ("t10k-labels-idx1-ubyte", b"\0\0\x08\x01\0\0", "t10k-labels-idx1-ubyte: 6 bytes; it must be an IDX file"),
+        ("t10k-labels-idx1-ubyte", struct.pack(">II", 0x801, 3) + bytes(2), "10 bytes; it must be an IDX file"),
+        ("t10k-labels-idx1-ubyte", struct.pack(">II", 0xD01, 2) + bytes(2), "10 bytes; it must be an IDX file"),
+        ("t10k-labels-idx1-ubyte", struct.pack(">II", 0x801, 2) + bytes(2), "images 20 x 28 x 28, 2 labels up to 0; they must"),
+        ("t10k-labels-idx1-ubyte", struct.pack(">II", 0x801, 20) + bytes([10] * 20), "20 labels up to 10; they must be"),
+        ("t10k-images-idx3-ubyte.gz", b"no archive", "t10k-images-idx3-ubyte: cannot be read, nor with .gz"),
+    ],
+)
+def test_files_that_are_no_mnist_are_refused(published, name, content, message):
+    path = published[0] / name
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        sequential_mnist(folder=published[0], validation=10)
+
+
 def test_mnist1d_is_the_published_data_with_validation_from_the_training_part(curves):
     package = pytest.importorskip("mnist1d.data")
     published = package.make_dataset()
@@ -99,7 +150,12 @@ def test_mnist1d_takes_sizes_and_leaves_global_generators_alone():
     [
         (sequential_mnist, {"permuted": 1}, "permuted: 1; it must be True or False"),
         (sequential_mnist, {"validation": 15}, "validation: 15; it must be a multiple of 10"),
-        (sequential_mnist, {"test": 4500}, "at most 4990"),
+        (
+            sequential_mnist,
+            {"test": 4500},
+            "validation: 500 and test: 4500; there are 500 images of digit 0, some must be left",
+        ),
+        (sequential_mnist, {"folder": "mnist", "test": 500}, "test: 500; with a folder it must be None"),
         (sequential_mnist, {"seed": -1}, "seed: -1"),
         (mnist1d, {"train": 3501}, "train: 3501"),
         (mnist1d, {"length": 1}, "length: 1"),

@@ -1,12 +1,15 @@
 """Pathfinder images: labels and laws read from the geometry and from the pixels, without a look at how they were made."""
 
 import hashlib
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from torchstu.data.pathfinder import BLOCK, CONTOUR, draw, geometry, pathfinder
+from torchstu.data.pathfinder import FILE_IMAGES, PathfinderImages, _helpers, make_missing, pathfinder
+from torchstu.data.pathfinder_scenes import BLOCK, CONTOUR, draw, geometry
 from torchstu.data.sequences import collate
 
 COUNT = 2 * BLOCK
@@ -18,7 +21,15 @@ MARGINS = {32: (1, 1), 128: (2, 3)}  # of the first block of images, and of the 
 @pytest.fixture(scope="module", params=SETS, ids=lambda which: f"{which[0]}-{which[1]}")
 def images(request):
     size, difficulty = request.param
-    return pathfinder(size=size, difficulty=difficulty, train=COUNT, validation=1, test=1, seed=3).train
+    return PathfinderImages(COUNT, size, difficulty, 3, 0, Path())
+
+
+def made(count, size, difficulty, seed, folder):
+    """Training images, without those of the other parts."""
+    images = PathfinderImages(count, size, difficulty, seed, 0, folder)
+    for number in images.missing():
+        images.make(number)
+    return images
 
 
 def points_along(dashes, count=11):
@@ -113,11 +124,11 @@ def test_pixels_show_the_scene(images):
 
 def test_images_depend_on_seed_part_and_index_only():
     def pixels(index=0, part="train", **options):
-        sizes = {"train": 70, "validation": 70, "test": 70, **options}
+        sizes = {"train": 2, "validation": 1, "test": 1, **options}
         return getattr(pathfinder(difficulty="easy", **sizes), part)[index][0]
 
-    same = [pixels(), pixels(train=1), pixels(train=1, validation=1, test=1, processes=1)]
-    assert all(torch.equal(same[0], other) for other in same[1:])
+    same = [pixels(), pixels(train=1)]
+    assert torch.equal(*same)
     others = [pixels(1), pixels(seed=1), pixels(part="validation"), pixels(part="test")]
     assert not any(torch.equal(same[0], other) for other in others)
     last = pathfinder(difficulty="easy", train=70, validation=1, test=1).train
@@ -128,20 +139,74 @@ def test_images_depend_on_seed_part_and_index_only():
         last[70]
 
 
-def test_images_stay_what_they_are():
+def test_images_stay_what_they_are(tmp_path):
     """A digest of the first images: who trains on a seed gets the same bytes next year."""
     digests = []
     for size, difficulty in ((32, "hard"), (128, "easy")):
-        images = pathfinder(size=size, difficulty=difficulty, train=4, validation=1, test=1).train
+        images = made(4, size, difficulty, 0, tmp_path)
         content = b"".join(images[i][0].numpy().tobytes() + bytes([int(images[i][1])]) for i in range(4))
         digests.append(hashlib.sha256(content).hexdigest()[:16])
     assert digests == ["0f8765e35c5d4666", "e39b9811916a51c7"]
 
 
-def test_two_processes_make_the_same_images():
-    sizes = {"difficulty": "easy", "train": BLOCK + 1, "validation": 1, "test": 1}
-    lazy, made = pathfinder(**sizes).train, pathfinder(**sizes, processes=2).train
-    assert all(torch.equal(lazy[i][0], made[i][0]) and lazy[i][1] == made[i][1] for i in (0, 5, BLOCK))
+def test_images_are_made_once_and_read_by_who_comes_later(monkeypatch):
+    sizes = {"difficulty": "easy", "train": FILE_IMAGES + 1, "validation": 1, "test": 1, "seed": 5}
+    first = pathfinder(**sizes).train
+    assert [first.file(number).name for number in (0, 1)] == ["0-256.bin", "256-257.bin"]
+    monkeypatch.setattr(PathfinderImages, "make", None)
+    again = pathfinder(**sizes).train
+    assert [again[i][1] == first.scene(i).label for i in (0, FILE_IMAGES)] == [True, True]
+    assert torch.equal(again[FILE_IMAGES][0].ravel(), torch.from_numpy(draw(first.scene(FILE_IMAGES), 32).ravel()))
+    assert len(pathfinder(**sizes | {"train": FILE_IMAGES}).train) == FILE_IMAGES  # a whole file serves any number
+
+
+def test_a_file_that_is_not_whole_is_made_again(tmp_path, monkeypatch):
+    parts = [PathfinderImages(count, 32, "easy", 0, part, tmp_path) for part, count in enumerate((3, 1, 1))]
+    images = parts[0]
+    assert images.missing() == [0]
+    images.make(0)
+    path, kept = images.file(0), images.file(0).read_bytes()
+    assert (images.missing(), len(kept)) == ([], 3 * 1025)
+    path.write_bytes(kept[:-1])
+    assert images.missing() == [0]
+    make_missing(parts, processes=1)
+    assert path.read_bytes() == kept
+
+    def broken(*_):
+        raise KeyboardInterrupt
+
+    path.unlink()
+    monkeypatch.setattr("torchstu.data.pathfinder.draw", broken)
+    with pytest.raises(KeyboardInterrupt):
+        make_missing(parts, processes=1)
+    assert list(path.parent.iterdir()) == []
+    assert images.missing() == [0]
+
+
+def test_helpers_make_the_same_bytes_and_end_with_the_block(tmp_path):
+    """This process makes nothing, so that all files are a helper's; a second helper ends though none of its work is done."""
+    parts = [PathfinderImages(count, 32, "easy", 0, part, tmp_path) for part, count in enumerate((3, 1, 1))]
+    with _helpers(parts, 1):
+        deadline = time.monotonic() + 100
+        while any(part.missing() for part in parts) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert not any(part.missing() for part in parts)
+    own = PathfinderImages(3, 32, "easy", 0, 0, tmp_path / "own")
+    own.make(0)
+    assert own.file(0).read_bytes() == parts[0].file(0).read_bytes()
+    endless = [PathfinderImages(10**6, 32, "hard", 1, part, tmp_path) for part in range(3)]
+    start = time.monotonic()
+    with _helpers(endless, 1):
+        pass
+    assert time.monotonic() - start < 60  # to make these takes hours
+    assert list(tmp_path.rglob(".*")) == []
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TORCHSTU_CACHE", str(tmp_path / "file"))
+    with pytest.raises(OSError, match="file"):
+        pathfinder(train=1, validation=1, test=1)
 
 
 def test_batches_are_pixel_sequences():
@@ -152,7 +217,6 @@ def test_batches_are_pixel_sequences():
     assert batch.inputs.dtype == torch.uint8
     assert batch.targets.dtype == torch.int64
     assert batch.lengths.tolist() == [1024] * 3
-    assert len(pathfinder().train) == 160_000  # nothing is made before it is asked for
 
 
 def logistic(features, labels, held):
@@ -168,9 +232,9 @@ def logistic(features, labels, held):
 
 
 @pytest.mark.parametrize("difficulty", ["easy", "hard"])
-def test_no_short_cut_gives_the_label_away(difficulty):
+def test_no_short_cut_gives_the_label_away(difficulty, tmp_path):
     """384 images, half held out: by chance within 3 standard deviations of 1/2."""
-    images = pathfinder(difficulty=difficulty, train=384, validation=1, test=1, seed=1).train
+    images = made(384, 32, difficulty, 1, tmp_path)
     pixels = np.stack([images[i][0].numpy().ravel() for i in range(384)]).astype(float)
     scenes = [images.scene(i) for i in range(384)]
     labels = np.array([scene.label for scene in scenes])
@@ -194,7 +258,7 @@ def test_no_short_cut_gives_the_label_away(difficulty):
         ({"train": 0}, "train: 0"),
         ({"test": 2.5}, "test: 2.5"),
         ({"seed": -1}, "seed: -1"),
-        ({"train": 1, "processes": 0}, "processes: 0"),
+        ({"processes": 0}, "processes: 0"),
     ],
 )
 def test_bad_arguments(options, message):

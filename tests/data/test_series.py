@@ -1,10 +1,13 @@
 """A recording as a data set: what is asked at each step, where the parts end, what is refused."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from torchstu.data.files import DataError
+from torchstu.data.scaling import Scaler
 from torchstu.data.series import series
 
 
@@ -17,7 +20,8 @@ def recording(tmp_path):
 
 
 def whole(part, side):
-    return torch.cat([part[i][side] for i in range(len(part))])
+    """The steps that are asked, in a row: those of training, and the second half of each window of the other parts."""
+    return torch.cat([part[i][side][part.context :] for i in range(len(part))])
 
 
 def test_regression_tells_outputs_from_inputs(recording):
@@ -50,6 +54,60 @@ def test_forecast_without_inputs_and_overlapping_windows(recording):
         data.train[11]
 
 
+@pytest.mark.parametrize(("window", "windows"), [(16, [2, 2]), (20, [2, 2]), (60, [1, 1]), (1, [15, 15])])
+def test_each_row_held_out_is_asked_once_after_half_a_window_of_memory(recording, window, windows):
+    data = series(file=recording, inputs=["u"], outputs=["y"], window=window)
+    scaled = np.sin(np.arange(100)).round(6)
+    scaled = torch.tensor((scaled - scaled[:70].mean()) / scaled[:70].std(), dtype=torch.float32)
+    for part, start, count in zip((data.validation, data.test), (70, 85), windows, strict=True):
+        assert len(part) == count
+        for u, y in (part[i] for i in range(count)):
+            assert len(u) == len(y) <= window
+            assert torch.isnan(y[: window // 2]).all()
+            assert not torch.isnan(y[window // 2 :]).any()
+        torch.testing.assert_close(whole(part, 0)[:, 0], scaled[start : start + 15])
+        torch.testing.assert_close(part[0][0][: window // 2, 0], scaled[start - window // 2 : start])
+
+
+def test_missing_outputs_are_not_asked(tmp_path):
+    path = tmp_path / "gaps.csv"
+    cells = [f"{t % 7},{'' if t in (3, 80) else t}" for t in range(100)]
+    path.write_text("\n".join(["u,y", *cells]))
+    options = {"file": str(path), "inputs": ["u"], "outputs": ["y"], "window": 10}
+    with pytest.raises(DataError, match="column 'y', row 4: a missing value"):
+        series(**options)
+    data = series(**options, missing=True)
+    y = torch.cat([whole(part, 1) for part in (data.train, data.validation, data.test)])[:, 0]
+    assert torch.isnan(y).nonzero().ravel().tolist() == [3, 80]
+    there = [t for t in range(70) if t != 3]
+    scaler = Scaler.from_dict(data.about["output_scaler"])
+    assert scaler.mean[0] == pytest.approx(np.mean(there), rel=1e-12)
+    assert scaler.std[0] == pytest.approx(np.std(there), rel=1e-12)
+    path.write_text("\n".join(["u,y", *(",1" if t == 5 else f"1,{t}" for t in range(100))]))
+    with pytest.raises(DataError, match="column 'u', row 6: a missing value"):
+        series(**options, missing=True)
+    path.write_text("\n".join(["u,y", *(f"1,{t if t < 85 else ''}" for t in range(100))]))
+    with pytest.raises(DataError, match=r"outputs: column 'y' has no value in the test part, rows 86\.\.100"):
+        series(**options, missing=True)
+
+
+def test_what_a_user_has_to_know_comes_along(recording):
+    about = series(file=recording, inputs=["u"], outputs=["y"], horizon=2, window=16).about
+    assert json.loads(json.dumps(about)) == about
+    assert about["columns"] == {"inputs": ["u", "y"], "outputs": ["y"]}
+    y = 10 + 2 * np.arange(100.0)
+    assert about["input_scaler"]["mean"][1] == about["output_scaler"]["mean"][0] == pytest.approx(y[:70].mean())
+    scaled = (y - y[:70].mean()) / y[:70].std()
+    targets = [(t, h) for t in range(85, 100) for h in (1, 2) if t + h < 100]
+    missed = sum((scaled[t + h] - scaled[t]) ** 2 for t, h in targets)
+    baselines = about["baselines"]
+    assert baselines["the last value seen"] == pytest.approx(missed / sum(scaled[t + h] ** 2 for t, h in targets), rel=1e-12)
+    assert baselines["the mean of the training part"] == pytest.approx(1)
+    plain = series(file=recording, inputs=["u"], outputs=["y"], window=16).about
+    assert list(plain["baselines"]) == ["the mean of the training part"]
+    assert plain["input_scaler"]["mean"] == [pytest.approx(np.sin(np.arange(70)).mean(), abs=1e-6)]
+
+
 def test_the_weather_ships_with_the_package():
     data = series(outputs=["temperature"], inputs=["global_irradiance"], horizon=24, window=512)
     assert data.d_out == 24
@@ -68,6 +126,10 @@ def test_the_weather_ships_with_the_package():
         ({"validation": 0.0}, ValueError, "validation: 0.0"),
         ({"validation": 0.5, "test": 0.5}, ValueError, "they must leave rows"),
         ({"stride": 0}, ValueError, "stride: 0"),
+        ({"stride": 17}, ValueError, "stride: 17; it must be at most window, 16"),
+        ({"file": None, "time": "when"}, ValueError, "time: 'when'; without a file"),
+        ({"missing": 1}, TypeError, "missing: 1; it must be True or False"),
+        ({"missing": True, "horizon": 1}, ValueError, "missing: True, with horizon 1"),
     ],
 )
 def test_bad_arguments_are_refused(recording, change, error, says):

@@ -66,8 +66,8 @@ def differences(one, other):
     for checkpoint in ("last.ckpt", "best.ckpt"):
         a, b = (torch.load(folder / "checkpoints" / checkpoint, weights_only=True) for folder in (one, other))
         for each in (a, b):
-            for clock in ("training_seconds", "other_seconds"):
-                each["history"].pop(clock)
+            for measured in ("training_seconds", "other_seconds", "peak_memory"):
+                each["history"].pop(measured)
         found += [f"{checkpoint}: {key}" for key in a.keys() | b.keys() if not same(a.get(key), b.get(key))]
     names = ("metrics.csv", "model/model.safetensors", "recipe.yaml")
     found += [name for name in names if (one / name).read_bytes() != (other / name).read_bytes()]

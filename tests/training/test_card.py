@@ -1,14 +1,20 @@
 """Cards of hand-made run folders."""
 
 import json
+from dataclasses import replace
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+import toy_runs
 import yaml
 
 from torchstu.extras import MissingExtraError
 from torchstu.training import card
 from torchstu.training.card import write_card
+from torchstu.training.recipe import DataConfig
+from torchstu.training.run import train
+from torchstu.training.run_facts import read_metrics
 
 RECIPE = """data:
   name: listops
@@ -110,7 +116,7 @@ def test_the_curve_has_finite_values_only(folder):
     ElementTree.fromstring(text)
     for name in ("train loss", "validation loss", "validation error"):
         assert name in text
-    assert card._read_metrics(METRICS) == {
+    assert read_metrics(METRICS) == {
         "train_loss": [(10, 1.5), (20, 1.1), (40, 0.7)],
         "validation_loss": [(20, 0.9), (30, 0.8), (40, 0.6)],
         "validation_error": [(20, 0.5), (30, 0.3), (40, 0.35)],
@@ -221,3 +227,33 @@ def test_a_card_is_replaced_whole(folder):
     assert (folder / "card.md").read_text() == kept
     names = {path.name for path in folder.iterdir()}
     assert names == {"recipe.yaml", "results.json", "metrics.csv", "model", "card.md", "curve.svg"}
+
+
+def test_a_model_of_a_recording_is_used_as_its_card_says(tmp_path):
+    """Train on a recording, run the snippet of the card on the test part, and find the error of results.json again."""
+    steps = np.arange(300)
+    u, noise = np.sin(steps / 7), np.random.default_rng(0).normal(size=300)
+    y = 50 + 3 * np.convolve(u, [0.5, 0.3], "full")[:300] + 0.1 * noise
+    rows_of_file = "\n".join(["valve,flow", *(f"{a},{b}" for a, b in zip(u, y, strict=True))])
+    (tmp_path / "plant.csv").write_text(rows_of_file)
+    options = {"file": str(tmp_path / "plant.csv"), "inputs": ["valve"], "outputs": ["flow"], "horizon": 2, "window": 100}
+    small = {"d_model": 4, "num_layers": 1, "length": 100, "mixer": "STU", "mixer_options": {"num_filters": 4}}
+    recipe = toy_runs.recipe(model=small, steps=4, validate_every=2, batch_size=2)
+    result = train(replace(recipe, data=DataConfig("series", options)), tmp_path / "run", progress=False)
+    head, body = parts(tmp_path / "run" / "card.md")
+    assert head["data_license"] == "unknown"
+    assert "Parts: by time, rows 1..210, 211..255, 256..300." in body
+    assert "of targets in standard deviations of each output in the training part" in body
+    baselines = rows(body)
+    assert baselines["test, by the mean of the training part"][-1] == "1"
+    assert float(baselines["test, by the last value seen"][-1]) < 1
+    code = body.split("```python\n")[1].split("```")[0].replace('"model"', repr(str(tmp_path / "run" / "model")))
+    names = {"rows": np.column_stack([u, y])[205:]}  # 50 rows before the test part, as a window of 100 has them
+    exec(code, names)
+    assert names["values"].shape == (1, 95, 2, 1)
+    last = names["values"][0, 50:, :, 0]
+    mean, std = y[:210].mean(), y[:210].std()
+    targets = np.array([[y[256 + t], y[257 + t] if t < 43 else np.nan] for t in range(44)])
+    missed, base = np.nansum((last[:44] - targets) ** 2), np.nansum((targets - mean) ** 2)
+    assert abs(missed / base / result.test_error - 1) < 1e-4
+    assert abs(float(np.ravel(names["about"]["output_scaler"]["std"])[0]) / std - 1) < 1e-9

@@ -1,7 +1,9 @@
 """Two processes come to the losses of one, on the same batches of all."""
 
 import csv
+import os
 import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +13,7 @@ from toy_runs import command, free_port, plain_card, recipe
 
 from torchstu.training.checkpoints import read_checkpoint
 from torchstu.training.run import train
+from torchstu.training.strategies import is_first_process
 
 ROUNDING = 1e-5  # relative, of losses after 12 steps in float32; measured 1e-7
 TWO = {"devices": 2}
@@ -84,6 +87,19 @@ def test_fsdp2_resumes_to_the_last_bit_and_goes_on_elsewhere(together, tmp_path)
     assert all(torch.equal(whole[key], from_two[key]) for key in whole)
     for other in (from_one, to_one):
         assert all(torch.allclose(whole[key], other[key], rtol=1e-3, atol=1e-4) for key in whole)
+
+
+def test_the_first_process(monkeypatch):
+    """As SLURM numbers them, and where Lightning will start those of a second machine."""
+    code = "from torchstu.training.strategies import is_first_process; print(is_first_process())"
+    names = ("RANK", "LOCAL_RANK", "NODE_RANK")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment |= {"SLURM_PROCID": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == ["False"]
+    assert is_first_process()
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert not is_first_process()
 
 
 @pytest.mark.long

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from torchstu.data.files import DataError
+from torchstu.data.registry import DATASETS
 from torchstu.training.recipe_file import merged, overlaid, parse_yaml, read_recipe, recipe_from, shipped_recipes, write_recipe
 from torchstu.training.typed import errors_under
 
@@ -62,6 +64,7 @@ def test_several_mixers_have_options_each(base):
         ("model.dropout", "0.1", "'0.1'; it must be a number"),
         ("model.dropout", 1, r"1.0; it must be in \[0, 1\)"),
         ("model.norm", "x", "'x'; it must be one of 'layer', 'rms', 'batch', null"),
+        ("model.activation", None, "'layer'; it must be None without activation"),
         ("model.norm_position", None, "None; it must be 'pre' or 'post'"),
         ("model.bidirectional", 1, "1; it must be true or false"),
         ("model.mixer", ["STU", 3], r"\['STU', 3\]; it must be a text or a list of texts"),
@@ -89,7 +92,7 @@ def test_several_mixers_have_options_each(base):
     ],
 )
 def test_errors_name_the_path_the_value_and_what_is_allowed(base, key, value, says):
-    path = "model.d_model" if key == "model.d_model.x" else key
+    path = {"model.d_model.x": "model.d_model", "model.activation": "model.norm"}.get(key, key)
     with pytest.raises(ValueError, match=rf"^{path}: {says}") as error:
         read_recipe(base, {key: value})
     assert "\n" not in str(error.value)
@@ -107,9 +110,48 @@ def test_what_must_be_given(base, key):
         recipe_from(values)
 
 
-def test_arguments_without_default_of_a_data_set_must_be_given(base):
-    with pytest.raises(ValueError, match=r"^data\.options\.folder: missing; it must be a text"):
-        read_recipe(base, {"data.name": "lra_text"})
+@pytest.mark.parametrize(
+    ("name", "argument", "says"),
+    [
+        ("lra_text", "folder", "a text: aclImdb of the Large Movie Review Dataset (Maas et al., ACL 2011), with "),
+        ("lra_listops", "folder", "a text: listops-1000 of lra_release.gz of google-research/long-range-arena, with "),
+        ("lra_retrieval", "folder", "a text: tsv_data of lra_release.gz of google-research/long-range-arena, with "),
+        (
+            "lra_pathfinder",
+            "folder",
+            "a text: pathfinder32 or pathfinder128 of lra_release.gz of google-research/long-range-arena",
+        ),
+        ("sequential_cifar", "folder", "a text: cifar-10-batches-bin of cifar-10-binary.tar.gz (www.cs.toronto.edu/"),
+        ("series", "outputs", "a list of texts: columns; a forecast may do without inputs"),
+        ("memory_task", "task", "a text: a name in `torchstu.data.tasks.TASKS`"),
+        ("given", "size", "an integer"),
+    ],
+)
+def test_arguments_without_default_of_a_data_set_must_be_given(base, monkeypatch, name, argument, says):
+    monkeypatch.setitem(DATASETS, "given", f"{__name__}:undocumented")
+    with pytest.raises(ValueError) as told:
+        read_recipe(base, {"data.name": name})
+    assert str(told.value).startswith(f"data.options.{argument}: missing; it must be {says}")
+    assert "\n" not in str(told.value)
+
+
+def undocumented(*, size: int):
+    """Nothing on its argument."""
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"task": "copying", "item": 3}, r"item: unknown; it must be one of .*items, symbols.*; did you mean items\?"),
+        ({"task": "copying", "items": "x"}, "items: 'x'; it must be an integer"),
+        ({"task": "copying", "count": 3}, "count: unknown"),
+        ({"task": "adding", "items": 3}, "items: unknown"),
+    ],
+)
+def test_options_of_memory_tasks_are_those_of_the_task(base, options, says):
+    read_recipe(base, {"data.name": "memory_task", "data.options": {"task": "copying", "items": 3, "length": 20}})
+    with pytest.raises(ValueError, match=rf"^data\.options\.{says}"):
+        read_recipe(base, {"data.name": "memory_task", "data.options": options})
 
 
 @pytest.mark.parametrize(
@@ -183,6 +225,9 @@ def test_layers_leave_what_is_below_as_it_was():
     assert below == {"model": {"mixer": "STU", "mixer_options": {"num_filters": 3}}}
 
 
+OPTIONS = {"size": 0, "folder": "/none", "file": "a.csv", "outputs": ["load", "temp"], "time": "when"}
+
+
 @pytest.mark.parametrize(
     ("error", "says"),
     [
@@ -190,10 +235,13 @@ def test_layers_leave_what_is_below_as_it_was():
         (FileNotFoundError("/none/a.tsv: no such file"), "data.options.folder: /none/a.tsv: no such file"),
         (ValueError("data.name: already told"), "data.name: already told"),
         (TypeError("something else"), "data.options: something else"),
+        (DataError("a.csv: no such file"), "data.options.file: a.csv: no such file"),
+        (DataError("a.csv: no column 'temp'; there are b"), "data.options.outputs: a.csv: no column 'temp'; there are b"),
+        (ValueError("column 'when': not read"), "data.options.time: column 'when': not read"),
     ],
 )
 def test_errors_of_a_data_set_name_its_argument(error, says):
-    with pytest.raises(ValueError) as told, errors_under("data.options", {"size": 0, "folder": "/none"}):
+    with pytest.raises(ValueError) as told, errors_under("data.options", OPTIONS):
         raise error
     assert str(told.value) == says
 
@@ -201,6 +249,7 @@ def test_errors_of_a_data_set_name_its_argument(error, says):
 def test_shipped_recipes_say_what_they_are():
     names = shipped_recipes()
     tasks = {"listops", "text", "retrieval", "image", "pathfinder", "pathx"}
-    mixers = {f"mixers/{name}" for name in ("ar-stu", "stu", "s4d", "lru", "tensordot-stu", "attention")}
-    assert names.keys() >= tasks | {f"{task}-small" for task in tasks} | mixers | {f"{name}-small" for name in mixers}
+    mixers = {f"mixers/{name}" for name in ("ar-stu", "stu", "tensordot-stu", "attention")}
+    by_task = {f"mixers/{name}-{task}" for name in ("s4d", "lru") for task in (*tasks, "small")}
+    assert names.keys() >= tasks | {f"{task}-small" for task in tasks} | mixers | by_task | {f"{name}-small" for name in mixers}
     assert all(20 < len(text) < 120 for text in names.values())

@@ -42,18 +42,19 @@ def test_killed_ten_times_and_resumed(tmp_path):
     killed_runs(tmp_path, kills=10, seed=1, timeout=290)
 
 
+def stop_at(step):
+    def watch(row):
+        if row["step"] == step:
+            raise InterruptedError
+        return False
+
+    return watch
+
+
 def test_resumed_in_the_same_process(tmp_path):
     """The tensors, the metrics and the TensorBoard entries of a run interrupted twice are those of one left alone."""
     chosen = recipe("step regression", model={"dropout": 0.2}, checkpoint_every=3)
     train(chosen, tmp_path / "whole")
-
-    def stop_at(step):
-        def watch(row):
-            if row["step"] == step:
-                raise InterruptedError
-            return False
-
-        return watch
 
     for step in (4, 8):
         with pytest.raises(InterruptedError):
@@ -104,7 +105,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
 def test_another_recipe_is_refused_by_its_key(tmp_path):
     (tmp_path / "run").mkdir()
     folder = RunFolder(tmp_path / "run")
-    folder.prepare(recipe(), resume=False)
+    folder.prepare(recipe())
     for change, key in (
         ({"batch_size": 16}, "training.batch_size: 16"),
         ({"model": {"d_model": 8}}, "model.d_model: 8"),
@@ -114,17 +115,77 @@ def test_another_recipe_is_refused_by_its_key(tmp_path):
         ({"pooling": "last"}, "pooling: 'last'"),
     ):
         with pytest.raises(ValueError, match=rf"^{key}; the run in "):
-            folder.prepare(recipe(**change), resume=True)
-    folder.prepare(recipe(devices=2, strategy="fsdp2", accumulate=2, workers=1), resume=True)
+            folder.check(recipe(**change), resume=True)
+    folder.check(recipe(devices=2, strategy="fsdp2", accumulate=2, workers=1, accelerator="auto"), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "kept"),
+    [
+        (
+            {"dropout": 0.1},
+            {"workers": 1},
+            {"accumulate": 2, "devices": 2, "nodes": 2, "strategy": "ddp", "accelerator": "auto"},
+        ),
+        ({"norm": "batch"}, {"workers": 1, "devices": 2, "strategy": "ddp"}, {"accumulate": 2}),
+    ],
+    ids=["dropout", "batch norm"],
+)
+def test_what_depends_on_the_division_of_a_batch_keeps_it(model, changes, kept, tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.prepare(recipe(model=model))
+    folder.check(recipe(model=model, **changes), resume=True)
+    for key, value in kept.items():
+        with pytest.raises(ValueError, match=rf"^training.{key}: {value!r}; the run in .*depends on how a batch is divided"):
+            folder.check(recipe(model=model, **{key: value}), resume=True)
+    with pytest.raises(ValueError, match=r"^training.steps: 99; "):
+        folder.check(recipe(model=model, accumulate=2, steps=99), resume=True)
+
+
+def test_files_of_another_run_are_refused(tmp_path):
+    for seed in (3, 4):
+        train(recipe(steps=2, seed=seed), tmp_path / str(seed))
+    for name in ("results.json", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
+        shutil.copytree(tmp_path / "3", tmp_path / "mixed")
+        (tmp_path / "mixed/results.json").unlink()
+        shutil.copy(tmp_path / "4" / name, tmp_path / "mixed" / name)
+        with pytest.raises(ValueError, match=r"^seed: 3; the run in .*mixed.* has 4 and keeps its recipe"):
+            train(recipe(steps=2), tmp_path / "mixed", resume=True)
+        shutil.rmtree(tmp_path / "mixed")
+    for text, said in (("{}", "does not say of which recipe"), ("[", "is no JSON"), ('{"recipe": "a: 1"}', "holds no recipe")):
+        (tmp_path / "3/results.json").write_text(text)
+        with pytest.raises(ValueError, match=rf"results.json: {said}"):
+            train(recipe(steps=2), tmp_path / "3", resume=True)
+
+
+def test_the_best_weights_are_missed(tmp_path):
+    train(recipe(steps=2), tmp_path / "run")
+    for name in ("results.json", "checkpoints/best.ckpt"):
+        (tmp_path / "run" / name).unlink()
+    with pytest.raises(FileNotFoundError, match=r"best.ckpt: is missing"):
+        train(recipe(steps=2), tmp_path / "run", resume=True)
+    assert not (tmp_path / "run/results.json").exists()
+
+
+def test_peak_memory_is_the_largest_of_all_parts_of_a_run(tmp_path):
+    with pytest.raises(InterruptedError):
+        train(recipe(), tmp_path / "run", watch=stop_at(8))
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    checkpoint = read_checkpoint(last)
+    assert checkpoint["history"]["peak_memory"] > 0
+    checkpoint["history"]["peak_memory"] = 2**50
+    write_checkpoint(last, checkpoint)
+    assert train(recipe(), tmp_path / "run", resume=True).results["peak_memory_bytes"] == 2**50
 
 
 def test_drafts_of_a_killed_process_are_cleared_away(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.prepare(recipe(), resume=False)
+    folder.prepare(recipe())
     drafts = [folder.last.with_name(".last.ckpt.abc.ckpt"), folder.metrics.with_name(".metrics.csv.abc.csv")]
     for draft in drafts:
         draft.write_bytes(b"half")
-    folder.prepare(recipe(), resume=True)
+    folder.check(recipe(), resume=True)
+    folder.prepare(recipe())
     assert not any(draft.exists() for draft in drafts)
 
 

@@ -15,13 +15,13 @@ from toy_runs import plain_card, recipe, toy
 from torchstu import load_model
 from torchstu.data.sequences import collate
 from torchstu.training.build import build_model, predict
-from torchstu.training.checks import check_recipe
 from torchstu.training.history import History
 from torchstu.training.loaders import StepBatches, collate_parts, evaluation_batches
 from torchstu.training.losses import Tally
 from torchstu.training.module import WATCHER_ENDED, learning_rate_factor, make_optimizer
 from torchstu.training.recipe import DataConfig, OptimizerConfig
 from torchstu.training.recipe_file import read_recipe
+from torchstu.training.results import forget_peak_memory, peak_memory
 from torchstu.training.run import train
 
 CUT_ROUNDING = 1e-5  # relative, of losses after 12 steps in float32; measured 1e-7
@@ -70,7 +70,7 @@ def test_what_a_run_leaves(finished):
 def test_the_model_saved_is_the_one_tested(finished):
     folder, result = finished
     model, _ = load_model(folder / "model")
-    data, tally = toy(seed=3), Tally("classification", 2)
+    data, tally = toy(), Tally("classification", 2)
     batch = collate([data.test[i] for i in range(len(data.test))])
     with torch.no_grad():
         tally.add(predict(model.eval(), "classification", batch), batch.targets)
@@ -88,16 +88,19 @@ def test_a_run_is_not_overwritten(finished):
         train(recipe(validate_every=5), folder)
     with pytest.raises(ValueError, match=r"^optimizer.learning_rate: 0.5; the run in .* has 0.01"):
         train(recipe(validate_every=5, optimizer={"learning_rate": 0.5}), folder, resume=True)
+    text = (folder / "recipe.yaml").read_bytes()
     again = train(recipe(validate_every=5, workers=1), folder, resume=True)
     assert again.results == result.results
+    assert (again.finished_before, result.finished_before) == (True, False)
     assert (folder / "results.json").stat().st_mtime_ns == before
+    assert (folder / "recipe.yaml").read_bytes() == text, "the recipe is that of the run"
 
 
 def test_the_first_loss_is_that_of_the_whole_batch(tmp_path):
     """Unequal lengths, ignored targets, parts: one mean over all targets of the batch."""
-    chosen = recipe("step regression", steps=1, accumulate=4, optimizer={"warmup_steps": 0})
+    chosen = recipe("step regression", steps=1, accumulate=4, optimizer={"warmup": 0.0})
     train(chosen, tmp_path / "run")
-    data = toy(task="step regression", seed=3)
+    data = toy(task="step regression")
     (indices,) = StepBatches(64, 8, seed=3, start=0, stop=1)
     torch.manual_seed(3)
     model = build_model(chosen.model, data)
@@ -175,11 +178,12 @@ def test_ctrl_c_is_an_interrupt(tmp_path):
 
 
 def test_learning_rate():
-    config = OptimizerConfig(learning_rate=0.5, warmup_steps=4, final_learning_rate=0.1)
-    rates = [0.5 * learning_rate_factor(config, 20, step) for step in range(21)]
+    config = OptimizerConfig(learning_rate=0.5, warmup=0.2, final_learning_rate=0.1)
+    rates = [0.5 * learning_rate_factor(config, 21, step) for step in range(21)]
     assert rates[:5] == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5])
     assert rates[12] == pytest.approx(0.3)
-    assert rates[20] == pytest.approx(0.1)
+    assert rates[20] == pytest.approx(0.1), "at the last step"
+    assert learning_rate_factor(replace(config, warmup=0.9), 2, 1) == 1.0, "all but one step are warm-up"
 
 
 def test_groups_of_weights():
@@ -232,71 +236,47 @@ def test_best_of_a_history():
     assert history.without_improvement == 1
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"training": {"batch_size": 0}}, r"^training.batch_size: 0; it must be at least 1"),
-        ({"training": {"accumulate": 3}}, r"^training.batch_size: 8; it must be a multiple of 3"),
-        ({"training": {"devices": 3, "strategy": "ddp"}}, r"^training.batch_size: 8; it must be a multiple of 3, the 3 proc"),
-        ({"training": {"steps": 0}}, r"^training.steps: 0; "),
-        ({"training": {"workers": -1}}, r"^training.workers: -1; "),
-        ({"training": {"strategy": "dp"}}, r"^training.strategy: 'dp'; .*fsdp2"),
-        ({"training": {"precision": "8-true"}}, r"^training.precision: "),
-        ({"training": {"patience": 0}}, r"^training.patience: 0; "),
-        ({"optimizer": {"learning_rate": 0.0}}, r"^optimizer.learning_rate: 0.0; "),
-        ({"optimizer": {"learning_rate": math.nan}}, r"^optimizer.learning_rate: nan; "),
-        ({"optimizer": {"clip": -1.0}}, r"^optimizer.clip: -1.0; "),
-        ({"optimizer": {"warmup_steps": 12}}, r"^optimizer.warmup_steps: 12; .* below training.steps, 12"),
-        ({"optimizer": {"final_learning_rate": 1.0}}, r"^optimizer.final_learning_rate: 1.0; "),
-        ({"seed": -1}, r"^seed: -1; "),
-    ],
-    ids=str,
-)
-def test_bad_recipes_fail_first(change, message, tmp_path):
-    bad = recipe()
-    for part, keys in change.items():
-        bad = replace(bad, **{part: replace(getattr(bad, part), **keys) if isinstance(keys, dict) else keys})
-    with pytest.raises(ValueError, match=message):
-        train(bad, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def test_classification_is_pooled_by_the_mean_by_default():
+    assert build_model(recipe().model, toy()).pooling_name == "mean"
+    assert build_model(recipe().model, toy(task="forecast")).pooling_name == "last"
 
 
-def test_where_it_runs_is_checked(monkeypatch):
-    if torch.cuda.device_count() < 99:
-        with pytest.raises(ValueError, match=r"^training.accelerator: 'gpu' with training.devices 99; this machine has "):
-            check_recipe(recipe(accelerator="gpu", devices=99, batch_size=99))
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match=r"^training.devices: 1; torchrun started 2"):
-        check_recipe(recipe())
-    with pytest.raises(ValueError, match=r"^training.nodes: 1; torchrun started 2"):
-        check_recipe(recipe(devices=2))
-    check_recipe(recipe(devices=2, nodes=2))
+def test_data_of_ones_own(tmp_path):
+    """In place of the package's, under any name; the same data give the same run."""
+    chosen = replace(recipe(steps=4), data=DataConfig("mine", {"version": 2}))
+    result = train(chosen, tmp_path / "own", data=toy(size=64))
+    train(recipe(steps=4), tmp_path / "toy")
+    assert losses(tmp_path / "own") == losses(tmp_path / "toy")
+    assert "name: mine" in (tmp_path / "own/recipe.yaml").read_text()
+    (tmp_path / "own/results.json").unlink()
+    again = train(chosen, tmp_path / "own", data=toy(size=64), resume=True)
+    assert again.results["test"] == result.results["test"]
+    with pytest.raises(ValueError, match=r"^data.name: 'mine'; it must be one of "):
+        train(chosen, tmp_path / "named")
+    with pytest.raises(ValueError, match=r"^data.options: .* leave the test part of mine empty"):
+        train(chosen, tmp_path / "empty", data=replace(toy(), test=[]))
+    assert not (tmp_path / "empty").exists()
 
 
-@pytest.mark.parametrize(
-    ("task", "model", "message"),
-    [
-        ("classification", {}, "data of task 'classification'"),
-        ("step regression", {"bidirectional": True}, "model.bidirectional"),
-        ("step regression", {"norm": "batch"}, "model.norm 'batch'"),
-        ("step regression", {"mixer": "Attention", "mixer_options": {"num_heads": 1}}, "model.mixer 'Attention'; .* AR-STU"),
-    ],
-)
-def test_what_cannot_be_divided_along_the_sequence(task, model, message, tmp_path):
-    with pytest.raises(ValueError, match=rf"^training.strategy: 'sequence' with {message}"):
-        train(recipe(task, model=model, strategy="sequence", devices=2), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def test_without_a_terminal_validations_are_lines(tmp_path, capsys):
+    result = train(recipe(), tmp_path / "run")
+    told = capsys.readouterr()
+    row = rows(tmp_path / "run")[1]
+    assert told.err.splitlines()[1] == (
+        f"step 8 of 12: loss {row['train_loss']:.4g} in training, {row['validation_loss']:.4g} in validation, "
+        f"error {row['validation_error']:.4g}"
+    )
+    assert (len(told.err.splitlines()), told.out) == (len(result.results["validation"]), "")
+    train(recipe(), tmp_path / "silent", progress=False)
+    assert capsys.readouterr().err == ""
 
 
-def test_missing_data(tmp_path):
-    with pytest.raises(ValueError, match=r"^data.options.sise: "):
-        train(recipe(data={"sise": 3}), tmp_path / "run")
-    with pytest.raises(ValueError, match=r"^data.options: .* leave the validation part of toy empty"):
-        train(recipe(data={"held_out": 0}), tmp_path / "run")
-    folder = {"folder": str(tmp_path / "nowhere")}
-    with pytest.raises(ValueError, match=r"^data.options.folder: .*nowhere"):
-        train(replace(recipe(), data=DataConfig("lra_listops", folder)), tmp_path / "run")
-    other = replace(recipe(), data=DataConfig("tox"))
-    with pytest.raises(ValueError, match=r"^data.name: 'tox'; it must be one of "):
-        train(other, tmp_path / "run")
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system does not forget a peak")
+def test_peak_memory_is_that_of_the_training(tmp_path):
+    block = 2**28
+    forget_peak_memory("cpu")
+    held = peak_memory("cpu")
+    bytearray(block)  # set to 0, then freed
+    assert peak_memory("cpu") > held + 0.9 * block
+    found = train(recipe(steps=2), tmp_path / "run").results["peak_memory_bytes"]
+    assert 0.5 * held < found < held + 0.5 * block

@@ -206,3 +206,5 @@ def test_a_study_keeps_to_its_recipe_and_search(base, tmp_path, monkeypatch):
         sweep(base, SEARCH, tmp_path / "out", trials=2, overrides={"seed": 1})
     with pytest.raises(ValueError, match="trials: 0; it must be at least 1"):
         sweep(base, SEARCH, tmp_path / "out", trials=0)
+    with pytest.raises(ValueError, match="seed: -1; it must be at least 0"):
+        sweep(base, SEARCH, tmp_path / "out", trials=1, seed=-1)

@@ -57,10 +57,10 @@ def toy(*, task: str = "classification", size: int = 64, held_out: int = 20, see
     return SequenceData(f"toy {task}", task, "reals", 2, 2, *parts, source="drawn at random", classes=classes)
 
 
-def recipe(task="classification", *, data=None, model=None, optimizer=None, seed=3, pooling="mean", **training):
+def recipe(task="classification", *, data=None, model=None, optimizer=None, seed=3, pooling=None, **training):
     """A run of 12 steps of batches of 8, changed where said."""
     shape = {"d_model": 6, "num_layers": 2, "length": 16, "mixer": "STU", "mixer_options": {"num_filters": 4}}
-    rates = {"learning_rate": 1e-2, "warmup_steps": 3, "clip": 1.0, "weight_decay": 0.01}
+    rates = {"learning_rate": 1e-2, "warmup": 0.25, "clip": 1.0, "weight_decay": 0.01}
     return Recipe(
         data=DataConfig("toy", {"task": task} | (data or {})),
         model=BackboneConfig(**(shape | (model or {}))),

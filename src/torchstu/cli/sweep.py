@@ -32,6 +32,7 @@ def add_parser(commands: Any) -> None:
     add_recipe(parser)
     parser.add_argument("--search", metavar="SEARCH.yaml", help="what is tried; needed but for --list")
     parser.add_argument("--trials", metavar="N", type=int, default=20, help="that the study shall have (default: %(default)s)")
+    parser.add_argument("--sampler-seed", metavar="S", type=int, default=0, help="of what is tried (default: %(default)s)")
     parser.add_argument("--study", metavar="FILE", help="Optuna's journal file (default: study.journal in FOLDER)")
     parser.add_argument(
         "--output", metavar="FOLDER", help="of the trials (default: torchstu-sweep- and the names of the recipes)"
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
         trials=arguments.trials,
         overrides=overrides_of(arguments),
         study=arguments.study,
-        seed=arguments.seed or 0,
+        seed=arguments.sampler_seed,
         progress=lambda line: print(line, flush=True),
     )
     keys = list(results[0].values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,21 +16,23 @@ example:
   torchstu train mnist-1d-small mixers/lru-small --output my-run --training.steps 500 --seed 1
 
 A RECIPE is a YAML file or the name of one that ships with the package (--list). Later ones go over earlier ones, and every
-key can be given by its path, as --model.d_model 64 or --data.options.folder FOLDER. FOLDER gets recipe.yaml (everything
-written out), checkpoints/, metrics.csv, tensorboard/, model/, results.json and card.md. A run that was stopped goes on with
-the same command and --resume. On several machines: torchrun --nnodes N --nproc-per-node P -m torchstu.cli.main train ...,
-with --training.nodes N --training.devices P."""
+key can be given by its path, as --model.d_model 64, --data.options.folder FOLDER or --pooling last. FOLDER gets recipe.yaml
+(everything written out), checkpoints/, metrics.csv, tensorboard/, model/, results.json and card.md. A run that was stopped
+goes on with the same command and --resume. On several machines: torchrun --nnodes N --nproc-per-node P
+-m torchstu.cli.main train ..., with --training.nodes N --training.devices P."""
 
 
 def join_overrides(argv: Sequence[str]) -> list[str]:
-    """The command line with ``--KEY.KEY VALUE`` as ``--set=KEY.KEY=VALUE``, which the parsers of train and sweep know."""
+    """The command line of train and sweep with ``--KEY.KEY VALUE`` as ``--set=KEY.KEY=VALUE``; of other commands as it is."""
+    if not argv or argv[0] not in ("train", "sweep"):
+        return list(argv)
     joined, rest = [], list(argv)
     while rest:
         word = rest.pop(0)
         match = re.fullmatch(r"--([A-Za-z_]+(?:\.[^.=\s]+)+)(?:=(.*))?", word, re.DOTALL)
         if match is None:
             joined.append(word)
-        elif match[2] is not None or not rest:
+        elif match[2] is not None or not rest or rest[0].startswith("--"):
             joined.append(f"--set={match[1]}" + ("" if match[2] is None else f"={match[2]}"))
         else:
             joined.append(f"--set={match[1]}={rest.pop(0)}")
@@ -46,7 +47,8 @@ def add_recipe(parser: Any) -> None:
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="a key of the recipe; --KEY.KEY VALUE is the same"
     )
-    parser.add_argument("--seed", metavar="S", type=int, help="the recipe's seed")
+    parser.add_argument("--pooling", metavar="WORD", help="the recipe's pooling: mean, last or attention")
+    parser.add_argument("--seed", metavar="S", help="the recipe's seed")
     parser.add_argument("--list", action="store_true", help="print the shipped recipes and leave")
 
 
@@ -74,24 +76,31 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.list:
         print(listing())
         return
+    from torchstu.training.checkpoints import RunFolder
     from torchstu.training.checks import check_fit, check_recipe
-    from torchstu.training.cost import data_for_cost, recipe_cost
+    from torchstu.training.cost import recipe_cost, recipe_for_cost
+    from torchstu.training.loaders import load_data
     from torchstu.training.run import train
+    from torchstu.training.strategies import is_first_process
 
     recipe = recipe_of(arguments)
     output = output_of(arguments, "torchstu")
     check_recipe(recipe)
-    first = is_first_process()
-    if first and not arguments.resume and not arguments.dry_run and (output / "recipe.yaml").exists():
-        raise FileExistsError(f"{output}: has a run already; go on with it by --resume, or give another folder")
+    first, whole = is_first_process(), None
+    if first and not arguments.dry_run:
+        RunFolder(output).check(recipe, arguments.resume)
     if first and not (output / "results.json").exists():
-        data = data_for_cost(recipe)
+        measured = recipe_for_cost(recipe)
+        data = load_data(measured)
         check_fit(recipe, data)
         print(recipe_cost(recipe, data), flush=True)
+        whole = data if measured == recipe else None
     if arguments.dry_run:
         return
-    result = train(recipe, output, resume=arguments.resume)
+    result = train(recipe, output, data=whole, resume=arguments.resume)
     if first:
+        if result.finished_before:
+            print("finished already")
         if result.ended:
             print(result.ended)
         print(f"test error  {'not finite' if result.test_error is None else f'{result.test_error:.6g}'}")
@@ -114,14 +123,15 @@ def overrides_of(arguments: argparse.Namespace) -> dict[str, Any]:
     from torchstu.training.recipe_file import parse_yaml
 
     values: dict[str, Any] = {}
-    for word in arguments.set:
+    top = [f"{key}={getattr(arguments, key)}" for key in ("pooling", "seed") if getattr(arguments, key) is not None]
+    for word in [*arguments.set, *top]:
         key, equals, text = word.partition("=")
         if not equals:
             raise ValueError(f"{key}: no value; it must be given one, as --{key} VALUE")
         if key in values:
             raise ValueError(f"{key}: is given twice; it must be given once")
         values[key] = parse_yaml(text, key)
-    return values if arguments.seed is None else values | {"seed": arguments.seed}
+    return values
 
 
 def output_of(arguments: argparse.Namespace, prefix: str) -> Path:
@@ -144,11 +154,3 @@ def listing() -> str:
     from torchstu.training.recipe_file import shipped_recipes
 
     return format_table(("recipe", "what it is"), list(shipped_recipes().items()))
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that prints; ``torchrun`` and Lightning number them."""
-    rank = os.environ.get("RANK")
-    if rank is not None:
-        return rank == "0"
-    return os.environ.get("NODE_RANK", "0") == "0" and os.environ.get("LOCAL_RANK", "0") == "0"

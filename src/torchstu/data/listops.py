@@ -81,14 +81,15 @@ def listops(
     counts = {name: positive_int(name, count) for name, count in (("test", test), ("validation", validation), ("train", train))}
     seed, seen = positive_int("seed", seed, 0), set[bytes]()
     parts = {name: _part(name, count, trees, _stream(seed, part), seen) for part, (name, count) in enumerate(counts.items())}
-    return listops_data("ListOps", parts, SOURCE)
+    about = {"licence": "that of torchstu, which generated them", "split": f"a random stream each, seed {seed}"}
+    return listops_data("ListOps", parts, SOURCE, about)
 
 
-def listops_data(name: str, parts: dict[str, PackedExamples], source: str) -> SequenceData:
+def listops_data(name: str, parts: dict[str, PackedExamples], source: str, about: dict[str, str]) -> SequenceData:
     """The data set of parts "train", "validation" and "test" whose bytes are places in `SYMBOLS`."""
     classes = SYMBOLS[:_FIRST_OPERATOR]
     return SequenceData(
-        name, "classification", "tokens", len(SYMBOLS) + 1, len(classes), **parts, source=source, classes=classes
+        name, "classification", "tokens", len(SYMBOLS) + 1, len(classes), **parts, source=source, classes=classes, about=about
     )
 
 

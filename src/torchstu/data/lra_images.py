@@ -16,7 +16,7 @@ from torch import Tensor
 
 from torchstu.data.files import DataError
 from torchstu.data.images import ArrayExamples
-from torchstu.data.pathfinder import CONTOUR, Difficulty
+from torchstu.data.pathfinder_scenes import CONTOUR, Difficulty
 from torchstu.data.sequences import SequenceData
 from torchstu.data.tfrecord import Place, example_fields, read_records
 from torchstu.extras import require
@@ -35,7 +35,8 @@ def sequential_cifar(*, folder: str | Path, colour: bool = False, validation: in
     """CIFAR-10 pixel by pixel, row after row, 1024 steps: grey as in the arena's Image task, or three colours a step.
 
     Args:
-        folder: ``cifar-10-batches-bin``, with ``data_batch_1.bin`` to ``data_batch_5.bin`` and ``test_batch.bin``.
+        folder: ``cifar-10-batches-bin`` of ``cifar-10-binary.tar.gz`` (www.cs.toronto.edu/~kriz/cifar.html), with
+            ``data_batch_1.bin`` to ``data_batch_5.bin`` and ``test_batch.bin``.
         colour: whether a pixel is red, green and blue (d_in = 3); otherwise it is their grey by ITU-R 601.
         validation: images of the training part held out.
         seed: of which are held out.
@@ -64,6 +65,7 @@ def sequential_cifar(*, folder: str | Path, colour: bool = False, validation: in
         validation=ArrayExamples(images[order[:count]], labels[order[:count]]),
         test=ArrayExamples(*test),
         source=CIFAR_SOURCE,
+        about={"licence": "unknown", "split": f"published test part; validation drawn from the rest, seed {seed}"},
         classes=CIFAR_CLASSES,
     )
 
@@ -75,9 +77,10 @@ def lra_pathfinder(*, folder: str | Path, difficulty: Difficulty = "hard", seed:
     is not released: here 80% are drawn for training and 10% each for validation and testing.
 
     Args:
-        folder: ``pathfinder32`` or ``pathfinder128``, with PNG files: ``curv_contour_length_14/metadata/0.npy``, which has a
-            line ``imgs/0 sample_0.png 0 1 …`` for each image (the fourth word is the label), and
-            ``curv_contour_length_14/imgs/0/sample_0.png``; or with TFDS files ``*-hard.tfrecord-*``.
+        folder: ``pathfinder32`` or ``pathfinder128`` of ``lra_release.gz`` of google-research/long-range-arena. It has PNG
+            files: ``curv_contour_length_14/metadata/0.npy``, which has a line ``imgs/0 sample_0.png 0 1 …`` for each image
+            (the fourth word is the label), and ``curv_contour_length_14/imgs/0/sample_0.png``; or TFDS files
+            ``*-hard.tfrecord-*``.
         difficulty: "easy", "medium" or "hard": ``curv_baseline``, ``curv_contour_length_9`` or ``_14``; of TFDS files "easy",
             "intermediate" or "hard".
         seed: of the split.
@@ -107,6 +110,7 @@ def lra_pathfinder(*, folder: str | Path, difficulty: Difficulty = "hard", seed:
         validation=FileExamples([images[i] for i in validation], size),
         test=FileExamples([images[i] for i in test], size),
         source=PATHFINDER_SOURCE,
+        about={"licence": "unknown", "split": f"drawn, seed {seed}"},
         classes=("two contours", "one contour"),
     )
 

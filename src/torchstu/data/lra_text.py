@@ -35,8 +35,9 @@ def lra_listops(*, folder: str | Path) -> SequenceData:
     """ListOps from the released files, in the tokens of `torchstu.data.listops.listops`, which generates the like.
 
     Args:
-        folder: has ``basic_train.tsv``, ``basic_val.tsv`` and ``basic_test.tsv``: a header ``Source``, ``Target``, then an
-            expression and its value a row. Parentheses are dropped, as the published models had it.
+        folder: ``listops-1000`` of ``lra_release.gz`` of google-research/long-range-arena, with ``basic_train.tsv``,
+            ``basic_val.tsv`` and ``basic_test.tsv``: a header ``Source``, ``Target``, then an expression and its value a row.
+            Parentheses are dropped, as the published models had it.
 
     Raises:
         DataError: no such file, or a row that is not of the format; rows count from 1, below the header.
@@ -44,7 +45,8 @@ def lra_listops(*, folder: str | Path) -> SequenceData:
     """
     names = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
     paths = _find(folder, names, LISTOPS_SOURCE)
-    return listops_data("LRA ListOps", {part: _read_listops(path) for part, path in paths.items()}, LISTOPS_SOURCE)
+    parts = {part: _read_listops(path) for part, path in paths.items()}
+    return listops_data("LRA ListOps", parts, LISTOPS_SOURCE, {"licence": "unknown", "split": "published"})
 
 
 def lra_text(*, folder: str | Path, max_length: int = 4_000, validation: int = 2_500, seed: int = 0) -> SequenceData:
@@ -54,7 +56,8 @@ def lra_text(*, folder: str | Path, max_length: int = 4_000, validation: int = 2
     those to train on, and the test part stays untouched.
 
     Args:
-        folder: ``aclImdb``, with a review a file in ``train/pos``, ``train/neg``, ``test/pos`` and ``test/neg`` (``*.txt``).
+        folder: ``aclImdb`` of the Large Movie Review Dataset (Maas et al., ACL 2011), with a review a file in ``train/pos``,
+            ``train/neg``, ``test/pos`` and ``test/neg`` (``*.txt``).
         max_length: bytes of a review that are read; the rest is cut off.
         validation: reviews of the training part held out.
         seed: of which are held out.
@@ -80,6 +83,7 @@ def lra_text(*, folder: str | Path, max_length: int = 4_000, validation: int = 2
         validation=fitted.select(np.sort(order[:count])),
         test=test,
         source=IMDB_SOURCE,
+        about={"licence": "unknown", "split": f"published test part; validation drawn from the rest, seed {seed}"},
         classes=("negative", "positive"),
     )
 
@@ -90,8 +94,9 @@ def lra_retrieval(*, folder: str | Path, max_length: int = 4_000) -> SequenceDat
     A text that comes again, as most do, is stored once.
 
     Args:
-        folder: has ``new_aan_pairs.train.tsv``, ``new_aan_pairs.eval.tsv`` and ``new_aan_pairs.test.tsv``, without header:
-            a label 0 or 1, two identifiers and two texts a row. Quotation marks mean nothing.
+        folder: ``tsv_data`` of ``lra_release.gz`` of google-research/long-range-arena, with ``new_aan_pairs.train.tsv``,
+            ``new_aan_pairs.eval.tsv`` and ``new_aan_pairs.test.tsv``, without header: a label 0 or 1, two identifiers and two
+            texts a row. Quotation marks mean nothing.
         max_length: bytes of a text that are read; the rest is cut off. An empty text becomes one blank.
 
     Raises:
@@ -109,6 +114,7 @@ def lra_retrieval(*, folder: str | Path, max_length: int = 4_000) -> SequenceDat
         d_out=2,
         **{part: _read_pairs(path, limit) for part, path in paths.items()},
         source=AAN_SOURCE,
+        about={"licence": "unknown", "split": "published"},
         classes=("unrelated", "cited"),
     )
 

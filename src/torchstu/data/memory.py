@@ -81,6 +81,7 @@ def memory_task(
         validation=parts[1],
         test=parts[2],
         source=f"generated, seed {seed}; see torchstu.data.tasks for the definitions",
+        about={"licence": "that of torchstu, which generated them", "split": f"a random stream each, seed {seed}"},
     )
 
 

@@ -1,119 +1,110 @@
-"""Pathfinder: are the two marked ends those of one dashed contour, or of two? Generated, by index."""
+"""Pathfinder: are the two marked ends those of one dashed contour, or of two? Generated once, kept in files."""
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing import get_context
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torchstu.data.pathfinder_contours import Geometry, dashes, distractors, two_contours
+from torchstu.data.pathfinder_scenes import BLOCK, STYLES, VERSION, Difficulty, Scene, draw, scene
 from torchstu.data.sequences import SequenceData
+from torchstu.extras import MissingExtraError, require
+from torchstu.spectral.cache import cache_folder
 from torchstu.spectral.priors import positive_int
+from torchstu.whole_file import whole_file
 
-Difficulty = Literal["easy", "medium", "hard"]
-CONTOUR: dict[Difficulty, int] = {"easy": 6, "medium": 9, "hard": 14}
-"""Dashes of the two long contours: the published sets curv_baseline, curv_contour_length_9 and curv_contour_length_14."""
-BLOCK = 64
-"""Images made at once; those of a block share a random stream."""
-_PAIRS = np.array([[[0, 0], [0, 1]], [[1, 1], [1, 0]], [[0, 0], [1, 0]], [[1, 1], [0, 1]]])
-"""Long contours whose start and whose end are marked, with label 1 and with label 0: one of these four, (4, 2, 2)."""
+FILE_IMAGES = 4 * BLOCK
+"""Images of a file; the last of a part may have fewer."""
+_FILES_WORTH_A_PROCESS = 8
+"""Files to make for each process started, unless their number is given: a process takes seconds to begin."""
 _PARTS = ("train", "validation", "test")
 
 
-class _Style(NamedTuple):
-    """Published settings of an image size; lengths in pixels. Gaps are twice the margin, one of ``margins`` an image."""
+@dataclass(frozen=True)
+class PathfinderImages:
+    """Images and labels by index: `torchstu.data.Examples`. They are read from files, each time one is asked for.
 
-    dash: float
-    margins: tuple[float, ...]
-    thickness: float
-    contrast: float
-    marker_radius: float
-    bending: float
-    seed_distance: float
-    distractor_dashes: int
-    clearance: float  # above twice the margin
-
-
-_STYLES = {
-    32: _Style(2, (1,), 0.5, 1.5, 1.5, 1.0, 7, 20, 0.75),
-    128: _Style(5, (2, 3), 1.5, 0.9, 3, 1.8, 20, 35, 1.5),
-}
-
-
-class Scene(NamedTuple):
-    """What is on an image.
+    A file has a byte of label and size² bytes of pixels an image.
 
     Attributes:
-        dashes: (N, 2, 2), the two ends of each, (row, column) in pixels.
-        contours: (N,), the number of the contour that each dash is of; 0 and 1 are the long ones.
-        markers: (2, 2), their centres.
-        label: 1 if the markers are at the ends of one contour, 0 if of two.
+        count: images.
+        size, difficulty, seed: see `pathfinder`.
+        part: 0 for training, 1 for validation, 2 for testing.
+        folder: of the files.
     """
 
-    dashes: np.ndarray
-    contours: np.ndarray
-    markers: np.ndarray
-    label: int
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Shapes: B images."""
-
-    long: np.ndarray  # (B, 2, n, 2, 2) dashes
-    short: np.ndarray  # (B, M, m, 2, 2), NaN where a distractor found no place
-    marked: np.ndarray  # (B, 2): the contour whose start is marked, that whose end is
-
-
-class PathfinderImages:
-    """Images and labels by index: `torchstu.data.Examples`. Blocks of images are made when one of them is first asked for."""
-
-    def __init__(self, count: int, *, size: int, difficulty: Difficulty, seed: int, part: int) -> None:
-        self.size, self.difficulty, self.seed, self.part, self._count = size, difficulty, seed, part, count
-        self._blocks: dict[int, _Block] = {}
+    count: int
+    size: int
+    difficulty: Difficulty
+    seed: int
+    part: int
+    folder: Path
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """The pixels row after row (size², 1) uint8, and the label () int64."""
-        scene = self.scene(index)
-        pixels = torch.from_numpy(draw(scene, self.size)).reshape(-1, 1)
-        return pixels, torch.tensor(scene.label)
+        """The pixels row after row (size², 1) uint8, and the label () int64.
+
+        Raises:
+            IndexError: no such image. OSError: its file is gone.
+        """
+        self._check(index)
+        number, place = divmod(index, FILE_IMAGES)
+        record = 1 + self.size**2
+        stored = np.fromfile(self.file(number), dtype=np.uint8, count=record, offset=place * record)
+        return torch.from_numpy(stored[1:, None]), torch.tensor(int(stored[0]))
 
     def scene(self, index: int) -> Scene:
-        """What is on an image.
+        """What is on an image, generated anew.
 
         Raises:
             IndexError: no such image.
         """
-        if not 0 <= index < self._count:
-            raise IndexError(f"index: {index}; it must be from 0 to {self._count - 1}")
-        number, place = divmod(index, BLOCK)
-        if number not in self._blocks:
-            self._blocks[number] = _block(number, self.size, self.difficulty, self.seed, self.part)
-        block = self._blocks[number]
-        long, short, (start, end) = block.long[place], block.short[place], block.marked[place]
-        chains = np.concatenate([np.repeat([0, 1], long.shape[1]), np.repeat(2 + np.arange(len(short)), short.shape[1])])
-        every = np.concatenate([long.reshape(-1, 2, 2), short.reshape(-1, 2, 2)])
-        there = ~np.isnan(every[:, 0, 0])
-        return Scene(every[there], chains[there], np.stack([long[start, 0, 0], long[end, -1, 1]]), int(start == end))
+        self._check(index)
+        return scene(index, size=self.size, difficulty=self.difficulty, seed=self.seed, part=self.part)
 
-    def make(self, processes: int) -> None:
-        """Make all images now, with so many processes."""
-        numbers = [number for number in range(-(-self._count // BLOCK)) if number not in self._blocks]
-        one = partial(_block, size=self.size, difficulty=self.difficulty, seed=self.seed, part=self.part)
-        if min(processes, len(numbers)) < 2:
-            self._blocks.update(zip(numbers, map(one, numbers), strict=True))
-            return
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            self._blocks.update(zip(numbers, pool.map(one, numbers, chunksize=4), strict=True))
+    def _check(self, index: int) -> None:
+        if not 0 <= index < self.count:
+            raise IndexError(f"index: {index}; it must be from 0 to {self.count - 1}")
+
+    def file(self, number: int) -> Path:
+        """The file of images from ``number`` · `FILE_IMAGES` on; named by all that decides its bytes."""
+        images = self._images(number)
+        name = f"{self.size}-{self.difficulty}-{self.seed}-{_PARTS[self.part]}"
+        return self.folder / f"pathfinder-{VERSION}" / name / f"{images.start}-{images.stop}.bin"
+
+    def missing(self) -> list[int]:
+        """Numbers of the files that are not there whole."""
+        numbers = range(-(-self.count // FILE_IMAGES))
+        return [number for number in numbers if _bytes(self.file(number)) != len(self._images(number)) * (1 + self.size**2)]
+
+    def make(self, number: int) -> None:
+        """Generate a file, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        path = self.file(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as draft, draft.open("wb") as file:
+            for index in self._images(number):
+                drawn = self.scene(index)
+                file.write(bytes([drawn.label]) + draw(drawn, self.size).tobytes())
+
+    def _images(self, number: int) -> range:
+        return range(number * FILE_IMAGES, min((number + 1) * FILE_IMAGES, self.count))
 
 
 def pathfinder(
@@ -142,32 +133,34 @@ def pathfinder(
     start near each other and keep clear, the directions of the dashes at the two markers say something about it without a look
     at the contours between: a logistic regression on them is right on 68% of hard images of size 32, 88% of easy ones.
 
+    The images are made here, once, and kept in ``pathfinder-*`` of `torchstu.spectral.cache.cache_folder`
+    (``$TORCHSTU_CACHE``): 0.2 GB for the published number at size 32, 3.3 GB at 128. What was made when this was stopped is
+    not made again, and several processes that need the same images share the work.
+
     Args:
         size: 32, or 128, where it is Path-X.
         difficulty: dashes of a long contour: "easy" 6, "medium" 9, "hard" 14; those of a distractor are a third as many.
         train, validation, test: images. An image depends on its index, not on how many there are.
         seed: of everything.
-        processes: to make all images with now (started anew, so a script needs ``if __name__ == "__main__"``); None makes them,
-            64 at once, as they are asked for. The images are the same.
+        processes: that make the images; None: as many as this process may use cores, over the processes of ``torchrun``.
 
     Raises:
         ValueError: an argument that is not as above.
+        OSError: the images cannot be written.
 
     Source: Linsley et al., arXiv 1805.08315, after Houtkamp and Roelfsema, J. Exp. Psychol. 36, 2010; as in Tay et al., Long
     Range Arena, arXiv 2011.04006.
     """
-    if size not in _STYLES:
-        raise ValueError(f"size: {size}; it must be one of {', '.join(map(str, _STYLES))}")
-    if difficulty not in CONTOUR:
-        raise ValueError(f"difficulty: {difficulty!r}; it must be one of {', '.join(map(repr, CONTOUR))}")
+    if size not in STYLES:
+        raise ValueError(f"size: {size}; it must be one of {', '.join(map(str, STYLES))}")
+    if difficulty not in get_args(Difficulty):
+        raise ValueError(f"difficulty: {difficulty!r}; it must be one of {', '.join(map(repr, get_args(Difficulty)))}")
     seed = positive_int("seed", seed, minimum=0)
     counts = [positive_int(name, count) for name, count in zip(_PARTS, (train, validation, test), strict=True)]
-    parts = [
-        PathfinderImages(count, size=size, difficulty=difficulty, seed=seed, part=part) for part, count in enumerate(counts)
-    ]
-    if processes is not None:
-        for part in parts:
-            part.make(positive_int("processes", processes))
+    processes = None if processes is None else positive_int("processes", processes)
+    folder = cache_folder()
+    parts = [PathfinderImages(count, size, difficulty, seed, part, folder) for part, count in enumerate(counts)]
+    make_missing(parts, processes)
     return SequenceData(
         name=f"Pathfinder-{size} {difficulty}",
         task="classification",
@@ -179,83 +172,86 @@ def pathfinder(
         test=parts[2],
         source=f"generated, seed {seed}; definition of arXiv 1805.08315 and 2011.04006",
         classes=("two contours", "one contour"),
+        about={"licence": "that of torchstu, which generated them", "split": f"a random stream each, seed {seed}"},
     )
 
 
-def geometry(size: int, difficulty: Difficulty, margin: float) -> Geometry:
-    """How contours run on images of a size."""
-    style, contour = _STYLES[size], CONTOUR[difficulty]
-    short = contour // 3
-    return Geometry(
-        size=size,
-        border=1.0 + style.thickness,
-        dash=style.dash,
-        gap=2 * margin,
-        clearance=2 * margin + style.clearance,
-        bending=style.bending,
-        seed_distance=style.seed_distance,
-        contour=contour,
-        distractor=short,
-        distractors=style.distractor_dashes // short,
-    )
+def make_missing(parts: list[PathfinderImages], processes: int | None) -> None:
+    """Make the files that are not there, with a progress bar on a terminal.
 
+    Without locks: each process makes a missing file, drawn at random, until none is missing. Two of them seldom make the same
+    one; if they do, it is written twice, with the same bytes.
 
-def draw(scene: Scene, size: int) -> np.ndarray:
-    """The image of a scene, (size, size) uint8: strokes and discs, smoothed at their edges over a pixel."""
-    style = _STYLES[size]
-    image = np.zeros((size, size))
-    markers = scene.markers[:, None].repeat(2, axis=1)  # segments of length 0
-    for ends, width, contrast in ((scene.dashes, style.thickness, style.contrast), (markers, 2 * style.marker_radius, 1.0)):
-        at, distance = _around(ends, 0.5 * width + 0.5, size)
-        np.maximum.at(image, at, contrast * np.clip(0.5 * width + 0.5 - distance, 0, min(1.0, width)))
-    return np.round(255 * np.minimum(image, 1)).astype(np.uint8)
-
-
-def _around(ends: np.ndarray, reach: float, size: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """Pixels within reach of line segments (N, 2, 2), and a few more, with their distance; the first's centre is (½, ½)."""
-    first, along = ends[:, 0], ends[:, 1] - ends[:, 0]
-    squared = along[:, 0] ** 2 + along[:, 1] ** 2
-    offset = np.arange(-(half := int(np.ceil(reach + 0.5 * np.sqrt(squared.max())))), half + 1)
-    middle = np.floor(first + 0.5 * along).astype(np.int64)
-    rows, columns = np.broadcast_arrays(middle[:, 0, None, None] + offset[:, None], middle[:, 1, None, None] + offset)
-    down, right = rows + 0.5 - first[:, 0, None, None], columns + 0.5 - first[:, 1, None, None]
-    share = (down * along[:, 0, None, None] + right * along[:, 1, None, None]) / np.maximum(squared, 1e-9)[:, None, None]
-    share = np.clip(share, 0, 1)
-    distance = np.sqrt((down - share * along[:, 0, None, None]) ** 2 + (right - share * along[:, 1, None, None]) ** 2)
-    inside = (rows >= 0) & (rows < size) & (columns >= 0) & (columns < size)
-    return (rows[inside], columns[inside]), distance[inside]
-
-
-def _block(number: int, size: int, difficulty: Difficulty, seed: int, part: int) -> _Block:
-    """The images from ``number`` · `BLOCK` on."""
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, part, number])))
-    margins = _STYLES[size].margins
-    how = geometry(size, difficulty, margins[number % len(margins)])
-    long: list[np.ndarray] = []
-    short: list[np.ndarray] = []
-    marked: list[np.ndarray] = []
-    missing = BLOCK
-    while missing:
-        vertices, grid = two_contours(2 * BLOCK, how, rng)
-        chains = dashes(vertices, how)
-        pairs, fair = _markers(chains, how, rng)
-        kept = np.flatnonzero(fair)[:missing]
-        grid.taken = grid.taken[kept]
-        long.append(chains[kept].astype(np.float32))
-        short.append(dashes(distractors(grid, rng), how).astype(np.float32))
-        marked.append(pairs[kept].astype(np.int8))
-        missing -= len(kept)
-    return _Block(np.concatenate(long), np.concatenate(short), np.concatenate(marked))
-
-
-def _markers(chains: np.ndarray, how: Geometry, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Which ends of long contours (B, 2, n, 2, 2) are marked (B, 2), by a coin, and whether the distance is fair (B,).
-
-    The coin decides between two pairs of a start and an end, one of the same contour, one of both, that have one in common.
+    Raises:
+        OSError: a file cannot be written.
     """
-    starts, ends = chains[:, :, 0, 0], chains[:, :, -1, 1]
-    apart = np.sqrt(((starts[:, :, None] - ends[:, None]) ** 2).sum(axis=-1))  # (B, start, end)
-    distance = apart[:, _PAIRS[..., 0], _PAIRS[..., 1]]  # (B, 4, 2)
-    fair = np.abs(distance[..., 0] - distance[..., 1]) <= how.size / 16 * (how.contour / CONTOUR["hard"]) ** 2
-    chosen = (fair * rng.uniform(0.5, 1, fair.shape)).argmax(axis=1)
-    return _PAIRS[chosen, rng.integers(2, size=len(chains))], fair.any(axis=1)
+    todo = _missing(parts)
+    if not todo:
+        return
+    wanted = min(_cores(), len(todo) // _FILES_WORTH_A_PROCESS) if processes is None else min(processes, len(todo))
+    with _progress(len(todo)) as bar, _helpers(parts, wanted - 1):
+        while todo:
+            part, number = random.SystemRandom().choice(todo)
+            part.make(number)
+            left = _missing(parts)
+            if bar is not None:
+                bar.update(len(todo) - len(left))
+            todo = left
+
+
+def _missing(parts: list[PathfinderImages]) -> list[tuple[PathfinderImages, int]]:
+    return [(part, number) for part in parts for number in part.missing()]
+
+
+def _bytes(path: Path) -> int:
+    """Of a file; -1 where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _cores() -> int:
+    """That each process of ``torchrun`` may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+@contextmanager
+def _progress(files: int) -> Iterator[Any]:
+    """A bar on a terminal; None without tqdm."""
+    try:
+        tqdm = require("train", "tqdm").tqdm
+    except MissingExtraError:
+        yield None
+        return
+    with tqdm(total=files, desc="making Pathfinder images", unit="file", leave=False, disable=None) as bar:
+        yield bar
+
+
+@contextmanager
+def _helpers(parts: list[PathfinderImages], count: int) -> Iterator[None]:
+    """Processes that make missing files while the block runs; they end with it, and with this process."""
+    like = parts[0]
+    options = {"size": like.size, "difficulty": like.difficulty, "seed": like.seed, "processes": 1}
+    options |= {name: part.count for name, part in zip(_PARTS, parts, strict=True)}
+    surroundings = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TORCHSTU_CACHE": str(like.folder.absolute())}
+    command = [sys.executable, "-c", _HELPER, json.dumps(options)]
+    helpers = [
+        subprocess.Popen(command, env=surroundings, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(count)
+    ]
+    try:
+        yield
+    finally:
+        for helper in helpers:
+            helper.communicate()  # closes its input
+
+
+_HELPER = """
+import _thread, json, sys, threading
+threading.Thread(target=lambda: (sys.stdin.read(), _thread.interrupt_main()), daemon=True).start()
+from torchstu.data.pathfinder import pathfinder
+pathfinder(**json.loads(sys.argv[1]))
+"""
+"""A process of its own, as `multiprocessing` would run the caller's script again; it ends when its input does."""

@@ -6,15 +6,20 @@ Shapes: B examples, L the longest of a batch, D channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from torchstu.models.embedding import InputKind
+
 TaskKind = Literal["classification", "pair classification", "step classification", "step regression", "forecast"]
-InputKind = Literal["reals", "tokens", "pixels"]
+WHOLE_SEQUENCE: tuple[TaskKind, ...] = ("classification", "pair classification")
+"""Tasks with one label a sequence."""
+LABELLED: tuple[TaskKind, ...] = (*WHOLE_SEQUENCE, "step classification")
+"""Tasks whose targets are labels."""
 IGNORED = -100
 """The label of a step at which nothing is to be predicted, as in `torch.nn.functional.cross_entropy`."""
 
@@ -52,8 +57,12 @@ class SequenceData:
         d_in: channels, or the size of the vocabulary.
         d_out: classes, or channels of the target.
         train, validation, test: the parts. Nothing may be chosen on ``test``.
-        source: where the data come from, and under which licence.
+        source: where the data come from.
         classes: names of the classes, for tables; empty without.
+        about: what a user of a trained model has to know, as JSON values; it is stored with the model and in the results, and
+            the card shows of it: "licence" (of the data), "split" (how the parts were made, in words), "unit" (of reals),
+            "columns" (of inputs and of outputs, lists of names), "baselines" (name to error on the test part, as that of the
+            model is counted), "input_scaler" and "output_scaler" (`torchstu.data.scaling.Scaler.to_dict`).
     """
 
     name: str
@@ -66,6 +75,7 @@ class SequenceData:
     test: Examples
     source: str
     classes: tuple[str, ...] = ()
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 class Batch(NamedTuple):

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from torchstu.data.sequences import IGNORED
 from torchstu.spectral.priors import positive_int
-
-IGNORED = -100
-"""The label of a step at which nothing is to be predicted, as in `torch.nn.functional.cross_entropy`."""
 
 
 @dataclass(frozen=True)

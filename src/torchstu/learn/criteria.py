@@ -12,12 +12,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import TensorDataset
 
+from torchstu.data.sequences import IGNORED
 from torchstu.layers.base import Mixer
 from torchstu.learn.diagnostics import relative_error
 from torchstu.learn.least_squares import sequence
-
-IGNORED = -100
-"""The label of a step at which nothing is to be predicted."""
 
 
 @dataclass(frozen=True)

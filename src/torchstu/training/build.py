@@ -7,7 +7,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from torchstu.data.sequences import Batch, SequenceData, TaskKind
+from torchstu.data.sequences import WHOLE_SEQUENCE, Batch, SequenceData, TaskKind
 from torchstu.models.config import BackboneConfig, check_choice
 from torchstu.models.pairs import PairClassifier
 from torchstu.models.pooling import PoolingName
@@ -17,18 +17,19 @@ from torchstu.models.ssm import SpectralSSM
 def build_model(
     config: BackboneConfig,
     data: SequenceData,
-    pooling: PoolingName = "mean",
+    pooling: PoolingName | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> nn.Module:
-    """A `SpectralSSM`, or a `PairClassifier` for pairs; ``pooling`` counts for classification, steps are never pooled.
+    """A `SpectralSSM`, or a `PairClassifier` for pairs; ``pooling``, by default "mean", counts for tasks with one
+    label a sequence; steps are never pooled.
 
     Raises:
         ValueError: an unknown task or pooling, options that the mixer refuses.
     """
     check_choice("task", data.task, get_args(TaskKind))
     options = config.as_dict() | {"mixer_options": config.mixer_options, "inputs": data.inputs}
-    pooled: PoolingName = pooling if data.task in ("classification", "pair classification") else "last"
+    pooled: PoolingName = (pooling or "mean") if data.task in WHOLE_SEQUENCE else "last"
     kind = PairClassifier if data.task == "pair classification" else SpectralSSM
     return kind(data.d_in, data.d_out, **options, pooling=pooled, device=device, dtype=dtype)
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torchstu.data.sequences import LABELLED
 from torchstu.extras import MissingExtraError, require
 from torchstu.report.figures import Panel, draw, standalone
 from torchstu.report.page import write_text
+from torchstu.training.run_facts import PARTS, RunFacts, read_run
 
-PARTS = ("train", "validation", "test")
-LABELLED = ("classification", "pair classification", "step classification")
-"""Tasks whose error is the share of wrong labels; that of the others is relative."""
 _CALLS = {
     "classification": "logits = model.at_end(u, lengths)  # (B, classes); lengths (B,) where sequences are padded",
     "pair classification": "logits = model((u1, u2), (lengths1, lengths2))  # (B, classes)",
@@ -25,38 +22,13 @@ _CALLS = {
     "step regression": "y, state = model(u)  # (B, L, channels)",
     "forecast": "y, state = model(u)  # (B, L, horizon * channels)",
 }
-_NUMBER = (int, float, type(None))
-_RESULTS: dict[str, tuple[type, ...]] = {
-    "test": (dict,), "validation": (list,), "confusion": (list, type(None)), "classes": (list, type(None)),
-    "parameters": (int,), "steps": (int,), "seconds": _NUMBER, "sequences_per_second": _NUMBER, "peak_memory_bytes": _NUMBER,
-    "environment": (dict,), "data": (dict,), "diverged": (bool,), "stopped_early": (bool,), "seed": (int,),
-}  # fmt: skip
-_DATA: dict[str, tuple[type, ...]] = {"name": (str,), "source": (str,), "task": (str,)} | dict.fromkeys(PARTS, (int,))
-_WORDS: dict[type, str] = {
-    dict: "a table of keys", list: "a list", int: "an integer", bool: "true or false", float: "a number", str: "words",
-    type(None): "null",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What the three files of a run folder say."""
-
-    recipe: dict[str, Any]
-    recipe_text: str
-    results: dict[str, Any]
-    metrics: dict[str, list[tuple[int, float]]]
-    """Column of metrics.csv to its finite values and their steps."""
-    has_model: bool
-
-    @property
-    def task(self) -> str:
-        return self.results["data"]["task"]
-
-    @property
-    def mixers(self) -> list[str]:
-        mixer = self.recipe["model"]["mixer"]
-        return [mixer] if isinstance(mixer, str) else list(mixer)
+_SCALED_CALL = """about = facts["data"]["about"]
+# rows: an array (L, {channels}) in the units of the file; its columns are {inputs}
+u = torch.from_numpy(Scaler.from_dict(about["input_scaler"]).transform(rows)).float()[None]
+with torch.no_grad():
+    y, state = model(u)
+y = y.numpy().reshape(*u.shape[:2], {steps}, {outputs})
+values = Scaler.from_dict(about["output_scaler"]).inverse(y)  # (1, L, {steps}, {outputs}): {meaning}"""
 
 
 def write_card(folder: Path) -> Path:
@@ -77,89 +49,13 @@ def write_card(folder: Path) -> Path:
         MissingExtraError: without the extra ``train``.
     """
     folder = Path(folder)
-    run = _read(folder)
+    run = read_run(folder)
     parts = [_header(run), _summary(run), _data_section(run), _curve_section(run, folder), _confusion_section(run)]
     parts += [_cost_section(run), _recipe_section(run), _loading_section(run)]
     return write_text(folder / "card.md", "\n\n".join(part for part in parts if part) + "\n")
 
 
-def _read(folder: Path) -> _Run:
-    yaml = require("train", "yaml")
-    recipe_text = _text(folder, "recipe.yaml")
-    try:
-        recipe = yaml.safe_load(recipe_text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"recipe.yaml: is no YAML ({str(error).splitlines()[0]}); it must be what training wrote") from error
-    try:
-        results = json.loads(_text(folder, "results.json"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"results.json: is no JSON ({error}); it must be what training wrote") from error
-    _check_keys("recipe.yaml", recipe, {"model": (dict,)})
-    _check_keys("recipe.yaml, model", recipe["model"], {"mixer": (str, list), "d_model": (int,), "num_layers": (int,)})
-    _check_results(results)
-    return _Run(recipe, recipe_text, results, _read_metrics(_text(folder, "metrics.csv")), (folder / "model").is_dir())
-
-
-def _text(folder: Path, name: str) -> str:
-    try:
-        return (folder / name).read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(f"{name}: is not in {folder}; that must be the folder of a training run") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name}: is no text in UTF-8; it must be what training wrote") from error
-
-
-def _check_keys(where: str, found: Any, wanted: dict[str, tuple[type, ...]]) -> None:
-    """Refuse what is no table with these keys and types; a bool is no integer."""
-    if not isinstance(found, dict):
-        raise ValueError(f"{where}: {_short(found)}; it must be a table of keys")
-    for key, kinds in wanted.items():
-        if key not in found:
-            raise ValueError(f"{where}: has no {key!r}; it must have {', '.join(wanted)}")
-        value = found[key]
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise ValueError(f"{where}, {key}: {_short(value)}; it must be {' or '.join(_WORDS[kind] for kind in kinds)}")
-
-
-def _check_results(results: Any) -> None:
-    _check_keys("results.json", results, _RESULTS)
-    _check_keys("results.json, data", results["data"], _DATA)
-    _check_keys("results.json, test", results["test"], {"loss": _NUMBER, "error": _NUMBER})
-    for entry in results["validation"]:
-        _check_keys("results.json, validation", entry, {"step": (int,), "loss": _NUMBER, "error": _NUMBER})
-    if results["data"]["task"] not in _CALLS:
-        raise ValueError(f"results.json, data, task: {results['data']['task']!r}; it must be one of {list(_CALLS)}")
-    counts, classes = results["confusion"], results["classes"] or []
-    if counts is None:
-        return
-    size = len(counts)
-    if not all(isinstance(row, list) and len(row) == size and all(type(cell) is int for cell in row) for row in counts):
-        raise ValueError("results.json, confusion: rows that differ; it must be as many integers a row as there are rows")
-    if classes and len(classes) != size:
-        raise ValueError(f"results.json, classes: {len(classes)} names; beside confusion they must be {size}, or none")
-
-
-def _read_metrics(text: str) -> dict[str, list[tuple[int, float]]]:
-    """Columns of losses and errors; an empty cell is a step at which nothing was measured, and inf or nan is not drawn."""
-    rows = csv.DictReader(text.splitlines())
-    names = [name for name in rows.fieldnames or [] if "loss" in name or "error" in name]
-    if "step" not in (rows.fieldnames or []) or not names:
-        columns = ", ".join(rows.fieldnames or []) or "none"
-        raise ValueError(f"metrics.csv: columns {columns}; they must be 'step' and some with 'loss' or 'error' in their names")
-    found: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
-    for row in rows:
-        for name in names:
-            try:
-                step, value = int(row["step"]), float(row[name] or math.nan)
-            except (TypeError, ValueError) as error:
-                cells = f"{row['step']!r}, {row[name]!r}"
-                raise ValueError(f"metrics.csv, line {rows.line_num}: {cells}; step and {name} must be numbers") from error
-            if math.isfinite(value):
-                found[name].append((step, value))
-    return found
-
-
-def _header(run: _Run) -> str:
+def _header(run: RunFacts) -> str:
     """The YAML block that model hubs read."""
     yaml, results, data = require("train", "yaml"), run.results, run.results["data"]
     error = results["test"]["error"]
@@ -169,6 +65,7 @@ def _header(run: _Run) -> str:
         "library_name": "torchstu",
         "license": "unknown",
         "data_source": data["source"],
+        "data_license": run.about.get("licence", "unknown"),
         "tags": ["torchstu", "state-space-model", "sequence-modeling", _slug(run.task), *map(_slug, run.mixers)],
         "metrics": [kind],
     }
@@ -182,11 +79,11 @@ def _header(run: _Run) -> str:
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=1000)}---"
 
 
-def _title(run: _Run) -> str:
+def _title(run: RunFacts) -> str:
     return f"{' / '.join(run.mixers)} on {run.results['data']['name']}"
 
 
-def _summary(run: _Run) -> str:
+def _summary(run: RunFacts) -> str:
     results, model = run.results, run.recipe["model"]
     text = (
         f"# {_title(run)}\n\nA stack of {model['num_layers']} layers of {' and '.join(run.mixers)}, width {model['d_model']}, "
@@ -201,22 +98,25 @@ def _summary(run: _Run) -> str:
     if known:
         best = min(known, key=lambda entry: (entry["error"], math.inf if entry["loss"] is None else entry["loss"]))
         rows.append(["validation, best", best["step"], best["loss"], best["error"]])
-    meaning = (
-        "the share of wrong labels"
-        if run.task in LABELLED
-        else "relative: the mean square of what is missed, over the target's"
-    )
-    return f"{text}\n\n{_table(['', 'step', 'loss', 'error'], rows)}\n\nThe error is {meaning}."
+    rows += [[f"test, by {name}", "", None, error] for name, error in run.about.get("baselines", {}).items()]
+    meaning = "The error is the share of wrong labels."
+    if run.task not in LABELLED:
+        meaning = "The loss is a mean square"
+        meaning += f", of targets in {run.about['unit']}" if "unit" in run.about else ""
+        meaning += ". The error is the sum of squares of what is missed, over that of the targets; it has no unit."
+    return f"{text}\n\n{_table(['', 'step', 'loss', 'error'], rows)}\n\n{meaning}"
 
 
-def _data_section(run: _Run) -> str:
+def _data_section(run: RunFacts) -> str:
     data = run.results["data"]
     rows = [[part, data[part]] for part in PARTS]
     text = f"## Data\n\n{data['name']}: {data['source'].rstrip('.')}.\n\n{_table(['part', 'sequences'], rows)}\n\n"
-    return text + "Nothing was chosen on the test part. The licence of these weights is not stated; that of the data is above."
+    text += f"Parts: {run.about.get('split', 'how they were made is not stated')}. Nothing was chosen on the test part. "
+    licence = run.about.get("licence", "unknown")
+    return text + f"Licence of the data: {licence}. The licence of these weights is not stated."
 
 
-def _curve_section(run: _Run, folder: Path) -> str:
+def _curve_section(run: RunFacts, folder: Path) -> str:
     panels = []
     for word in ("loss", "error"):
         drawn = {name.replace("_", " "): points for name, points in run.metrics.items() if word in name and points}
@@ -236,7 +136,7 @@ def _curve_section(run: _Run, folder: Path) -> str:
     return f"## Learning curve\n\n![{_escaped(words)}](curve.svg)"
 
 
-def _confusion_section(run: _Run) -> str:
+def _confusion_section(run: RunFacts) -> str:
     counts = run.results["confusion"]
     if counts is None:
         return ""
@@ -246,7 +146,7 @@ def _confusion_section(run: _Run) -> str:
     return f"## Confusion matrix\n\nSequences of the test part.\n\n{_table(head, rows)}"
 
 
-def _cost_section(run: _Run) -> str:
+def _cost_section(run: RunFacts) -> str:
     results = run.results
     rows: list[list[Any]] = [
         ["optimizer steps", f"{results['steps']:,}"],
@@ -258,19 +158,35 @@ def _cost_section(run: _Run) -> str:
     return f"## Cost and environment\n\n{_table(['', ''], [*rows, *where])}"
 
 
-def _recipe_section(run: _Run) -> str:
+def _recipe_section(run: RunFacts) -> str:
     return (
         "## Recipe\n\nThe run again, from this file as `recipe.yaml`: `torchstu train recipe.yaml --output FOLDER`.\n\n"
         f"```yaml\n{run.recipe_text.strip()}\n```"
     )
 
 
-def _loading_section(run: _Run) -> str:
+def _loading_section(run: RunFacts) -> str:
     if not run.has_model:
         return "## Loading\n\nThis run saved no model."
+    imports, call = "import torchstu\n", _CALLS[run.task]
+    if "output_scaler" in run.about:
+        imports, call = "import torch\n\nimport torchstu\nfrom torchstu.data.scaling import Scaler\n", _scaled_call(run)
     return (
         "## Loading\n\n`model/` is the best by validation: safetensors and a JSON file; nothing is unpickled.\n\n"
-        f'```python\nimport torchstu\n\nmodel, facts = torchstu.load_model("model")\nmodel.eval()\n{_CALLS[run.task]}\n```'
+        f'```python\n{imports}\nmodel, facts = torchstu.load_model("model")\nmodel.eval()\n{call}\n```'
+    )
+
+
+def _scaled_call(run: RunFacts) -> str:
+    """The call with values in the units of the recording."""
+    columns, horizon = run.about["columns"], run.about.get("horizon", 0)
+    inputs, outputs = (_escaped(", ".join(columns[side])) for side in ("inputs", "outputs"))
+    return _SCALED_CALL.format(
+        channels=len(columns["inputs"]),
+        outputs=len(columns["outputs"]),
+        steps=horizon or 1,
+        inputs=inputs,
+        meaning=f"{outputs}, 1 to {horizon} steps ahead" if horizon else outputs,
     )
 
 
@@ -297,8 +213,3 @@ def _escaped(words: str) -> str:
 
 def _slug(words: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,14 @@ import torch
 
 from torchstu.extras import require
 from torchstu.training.recipe import Recipe
-from torchstu.training.recipe_file import read_recipe, write_recipe
+from torchstu.training.recipe_file import parse_yaml, write_recipe
+from torchstu.training.typed import build
 from torchstu.whole_file import whole_file
 
 WHERE_IT_RUNS = frozenset(f"training.{key}" for key in ("devices", "nodes", "strategy", "accelerator", "workers", "accumulate"))
-"""What may change when a run goes on: its results stay the same, to rounding."""
+"""What may change when a run goes on, as far as its results stay the same, to rounding; see `may_change`."""
+OF_A_RUN = ("recipe.yaml", "results.json", "metrics.csv", "checkpoints/*.ckpt", "card.md", "model", "tensorboard")
+"""What a run writes over."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +59,43 @@ class RunFolder:
         """What is known at the end; only a finished run has it."""
         return self.path / "results.json"
 
-    def prepare(self, recipe: Recipe, resume: bool) -> None:
+    def check(self, recipe: Recipe, resume: bool) -> None:
+        """Refuse a folder in which this run must not write; nothing is written yet.
+
+        Raises:
+            FileExistsError: there is a run already, and it shall not be resumed; or there are files of another origin.
+            ValueError: the run there has another recipe.
+        """
+        found = [path for pattern in OF_A_RUN for path in sorted(self.path.glob(pattern))]
+        if not found:
+            return
+        if self.recipe not in found:
+            raise FileExistsError(f"{found[0]}: is there, and no recipe.yaml of a run; give another folder")
+        if not resume:
+            raise FileExistsError(f"{self.path}: has a run already; go on with it by --resume, or give another folder")
+        check_same(self.recipe.read_text(encoding="utf-8"), recipe, self.recipe)
+
+    def finished(self, recipe: Recipe) -> dict[str, Any] | None:
+        """What ``results.json`` holds; None of a run that is not through.
+
+        Raises:
+            ValueError: it is not this run's.
+        """
+        if not self.results.exists():
+            return None
+        try:
+            results = json.loads(self.results.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.results}: is no JSON ({error}); it must be of this run") from error
+        _check_own(results, recipe, self.results)
+        return results
+
+    def prepare(self, recipe: Recipe) -> None:
         """Make the folder and write the recipe, in one process for all.
 
         Raises:
-            FileExistsError: there is a run already, and it shall not be resumed.
-            ValueError: the run there has another recipe.
             OSError: it cannot be written.
         """
-        if self.recipe.exists():
-            if not resume:
-                raise FileExistsError(f"{self.path}: has a run already; go on with it by --resume, or give another folder")
-            check_same(read_recipe(self.recipe), recipe, self.path)
         self.last.parent.mkdir(parents=True, exist_ok=True)
         for draft in (
             *self.path.glob(".metrics.csv.*"),
@@ -85,16 +115,41 @@ class RunFolder:
             draft.write_text(text.getvalue(), encoding="utf-8")
 
 
-def check_same(old: Recipe, new: Recipe, folder: Path) -> None:
-    """Refuse to go on with another run than the one that was begun.
+def may_change(recipe: Recipe) -> frozenset[str]:
+    """Keys that may change when a run goes on: what says where it runs.
+
+    Dropout is drawn by process and part of the batch, on the device, and a batch norm sees one part at a time: with them a
+    batch that is divided in another way gives another result.
+    """
+    if recipe.model.dropout > 0:
+        return frozenset({"training.workers"})
+    return WHERE_IT_RUNS - {"training.accumulate"} if recipe.model.norm == "batch" else WHERE_IT_RUNS
+
+
+def check_same(old: str, new: Recipe, path: Path) -> None:
+    """Refuse to go on with another run than the one that was begun, whose recipe ``path`` holds as YAML.
 
     Raises:
-        ValueError: a key differs that is not in ``WHERE_IT_RUNS``; the message names it.
+        ValueError: a key differs that is not among those of `may_change`; the message names it.
     """
-    before, now = _flat(asdict(old)), _flat(asdict(new))
-    for key in sorted((before.keys() | now.keys()) - WHERE_IT_RUNS):
-        if before.get(key) != now.get(key):
-            raise ValueError(f"{key}: {now.get(key)!r}; the run in {folder} has {before.get(key)!r} and keeps its recipe")
+    try:
+        before, now = _flat(asdict(build(Recipe, parse_yaml(old, str(path))))), _flat(asdict(new))
+    except ValueError as error:
+        raise ValueError(f"{path}: holds no recipe of a run ({error})") from error
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    # First what no run may change: with dropout the rest is fixed too, but that is not the reason then.
+    for key in sorted(set(changed) - may_change(new), key=lambda key: key in WHERE_IT_RUNS):
+        reason = " (model.dropout, or batch norm, depends on how a batch is divided)" if key in WHERE_IT_RUNS else ""
+        raise ValueError(
+            f"{key}: {now.get(key)!r}; the run in {path.parent} has {before.get(key)!r} and keeps its recipe{reason}"
+        )
+
+
+def _check_own(found: Any, recipe: Recipe, path: Path) -> None:
+    text = found.get("recipe") if isinstance(found, Mapping) else None
+    if not isinstance(text, str):
+        raise ValueError(f"{path}: does not say of which recipe it is; it must be of this run")
+    check_same(text, recipe, path)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -134,6 +189,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:
         raise ValueError(f"{path}: is no readable checkpoint ({type(error).__name__})") from error
+
+
+def read_own_checkpoint(path: Path, recipe: Recipe) -> dict[str, Any]:
+    """`read_checkpoint`, of one run only.
+
+    Raises:
+        ValueError: it is no checkpoint, or one of another recipe. OSError: it cannot be read.
+    """
+    checkpoint = read_checkpoint(path)
+    _check_own(checkpoint, recipe, path)
+    return checkpoint
 
 
 def checkpoint_io() -> Any:

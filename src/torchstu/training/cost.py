@@ -27,7 +27,7 @@ from torchstu.training.loaders import load_data
 from torchstu.training.module import make_optimizer
 from torchstu.training.recipe import DataConfig, Recipe, TrainingConfig
 from torchstu.training.results import move
-from torchstu.training.typed import errors_under
+from torchstu.training.strategies import Strategy
 
 GIB = 2**30
 WORKSPACE = 1.25
@@ -95,48 +95,54 @@ def recipe_cost(recipe: Recipe, data: SequenceData, seconds: float = BUDGET) -> 
     Raises:
         ValueError, TypeError: the model cannot be built, or does not fit the data.
     """
-    settings, sharing = recipe.training, _processes(recipe.training)
-    device = _device(settings)
-    with torch.random.fork_rng():
+    settings, strategy = recipe.training, Strategy.of(recipe.training)
+    device, part = strategy.device, max(1, settings.batch_size // (strategy.batch_shares * settings.accumulate))
+    sequence_shares = strategy.processes if strategy.name == "sequence" else 1
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
         torch.manual_seed(recipe.seed)
         dtype = torch.float64 if settings.precision == "64-true" else torch.float32
         model = build_model(recipe.model, data, recipe.pooling, device, dtype)
         optimizer = make_optimizer(model, recipe.optimizer)
-        whole = collate([data.train[i] for i in range(min(sharing.part, len(data.train)))])
+        whole = collate([data.train[i] for i in range(min(part, len(data.train)))])
         steps = _measured(_Step(model, optimizer, data, settings, device), whole, seconds)
     (_, first_kept, first_duration, _), (count, kept, duration, update) = steps[0], steps[-1]
-    activations = _continued(first_kept, kept, count, sharing.part)
-    passes = _continued(first_duration, duration, count, sharing.part)
-    weights = sum(p.numel() * p.element_size() for p in model.parameters()) // sharing.weights
+    activations = _continued(first_kept, kept, count, part)
+    passes = _continued(first_duration, duration, count, part)
+    weight_shares = strategy.processes if strategy.name == "fsdp2" else 1
+    weights = sum(p.numel() * p.element_size() for p in model.parameters()) // weight_shares
     buffers = sum(b.numel() * b.element_size() for b in model.buffers())
     lengths = whole.inputs[0] if isinstance(whole.inputs, tuple) else whole.inputs
     return RecipeCost(
         parameters=count_parameters(model),
         weight_bytes=4 * weights + buffers,
-        activation_bytes=round(WORKSPACE * activations / sharing.sequence),
-        sequences=sharing.part,
+        activation_bytes=round(WORKSPACE * activations / sequence_shares),
+        sequences=part,
         sequence_steps=lengths.shape[1],
         measured_sequences=count,
-        step_seconds=passes * settings.accumulate / sharing.sequence + update,
+        step_seconds=passes * settings.accumulate / sequence_shares + update,
         steps=settings.steps,
         device=_device_name(device),
     )
 
 
 def data_for_cost(recipe: Recipe) -> SequenceData:
-    """The data of a recipe; of generated sets of more than 10 000 no more than a batch.
+    """The data of `recipe_for_cost`.
 
     Raises:
         ValueError: as `torchstu.training.loaders.load_data`.
     """
+    return load_data(recipe_for_cost(recipe))
+
+
+def recipe_for_cost(recipe: Recipe) -> Recipe:
+    """The recipe; where it generates more than 10 000 sequences, one with no more than a batch."""
     known = inspect.signature(dataset_function(recipe.data.name)).parameters
     sizes = {"train": recipe.training.batch_size, "validation": 1, "test": 1}
     given = recipe.data.options
     if not known.keys() >= sizes.keys() or given.get("train", known["train"].default) <= 10_000:
-        sizes = {}
-    sizes = {part: min(given.get(part, known[part].default), size) for part, size in sizes.items()}
-    with errors_under("data.options", given):
-        return load_data(replace(recipe, data=DataConfig(recipe.data.name, given | sizes)))
+        return recipe
+    few = {part: min(given.get(part, known[part].default), size) for part, size in sizes.items()}
+    return replace(recipe, data=DataConfig(recipe.data.name, given | few))
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
@@ -219,26 +225,6 @@ class _Step:
         if self.device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
-
-
-@dataclass(frozen=True)
-class _Sharing:
-    """How a batch is divided: sequences at once on a process, and among how many weights and steps are shared."""
-
-    part: int
-    weights: int
-    sequence: int
-
-
-def _processes(settings: TrainingConfig) -> _Sharing:
-    processes = settings.devices * settings.nodes
-    sequence = processes if settings.strategy == "sequence" else 1
-    part = max(1, settings.batch_size * sequence // (processes * settings.accumulate))
-    return _Sharing(part, processes if settings.strategy == "fsdp2" else 1, sequence)
-
-
-def _device(settings: TrainingConfig) -> str:
-    return "cuda" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _device_name(device: str) -> str:

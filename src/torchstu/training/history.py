@@ -16,6 +16,7 @@ class History:
             learning_rate of each.
         loss_sum, loss_steps: of the training loss since the last validation.
         training_seconds, other_seconds: spent in steps, and in validations and checkpoints.
+        peak_memory: bytes of the first process, on its device, since training began or went on; 0 where it is not told.
         ended: why training ended before its last step; empty otherwise.
         diverged: whether that was because numbers were not finite.
     """
@@ -25,6 +26,7 @@ class History:
     loss_steps: int = 0
     training_seconds: float = 0.0
     other_seconds: float = 0.0
+    peak_memory: int = 0
     ended: str = ""
     diverged: bool = False
 

@@ -29,18 +29,13 @@ def load_data(recipe: Recipe) -> SequenceData:
     """The data set of a recipe. The recipe's seed is not the data's: runs with other seeds see the same data.
 
     Raises:
-        ValueError: an unknown name, an argument that the data set does not have, what it says of its arguments and files, an
-            empty part.
+        ValueError: an unknown name, an argument that the data set does not have, what it says of its arguments and files.
     """
     check_data(recipe.data)
     name, options = recipe.data.name, dict(recipe.data.options)
     function = dataset_function(name)
     with errors_under("data.options", options):
-        data = function(**options)
-    for part in ("train", "validation", "test"):
-        if not len(getattr(data, part)):
-            raise ValueError(f"data.options: {options} leave the {part} part of {name} empty; it must have an example")
-    return data
+        return function(**options)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from torchstu.data.sequences import IGNORED, TaskKind
-
-WHOLE_SEQUENCE = ("classification", "pair classification")
-"""Tasks with one label a sequence."""
-LABELLED = (*WHOLE_SEQUENCE, "step classification")
-"""Tasks whose targets are labels."""
+from torchstu.data.sequences import IGNORED, LABELLED, WHOLE_SEQUENCE, TaskKind
 
 
 def targets_that_count(task: TaskKind, targets: Tensor) -> Tensor:

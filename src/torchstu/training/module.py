@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,6 +21,8 @@ from torchstu.training.history import History
 from torchstu.training.loaders import NOISE, StepBatches, derived_seed, evaluation_batches, training_loader
 from torchstu.training.losses import Tally, loss_sum, over_processes, targets_that_count
 from torchstu.training.recipe import OptimizerConfig, Recipe
+from torchstu.training.recipe_file import recipe_text
+from torchstu.training.results import forget_peak_memory, peak_memory
 from torchstu.training.strategies import Predictor, Strategy
 
 LOG_EVERY = 10
@@ -33,11 +36,12 @@ Watcher = Callable[[dict[str, Any]], bool]
 
 
 def learning_rate_factor(config: OptimizerConfig, steps: int, step: int) -> float:
-    """The share of the highest learning rate in a step, counted from 0: linear growth, then half a cosine."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
+    """The share of the highest learning rate in a step, counted from 0: linear growth, then half a cosine to the last step."""
+    warmup = config.warmup_steps_of(steps)
+    if step < warmup:
+        return (step + 1) / warmup
     last = config.final_learning_rate / config.learning_rate
-    passed = (step - config.warmup_steps) / (steps - config.warmup_steps)
+    passed = (step - warmup) / max(1, steps - 1 - warmup)
     return last + (1 - last) * (1 + math.cos(math.pi * min(passed, 1.0))) / 2
 
 
@@ -59,6 +63,7 @@ class Engine:
         predictor: the model.
         history: so far.
         watch: called after each validation, in the first process.
+        lines: whether that process prints a line then.
     """
 
     recipe: Recipe
@@ -68,6 +73,7 @@ class Engine:
     predictor: Predictor
     history: History
     watch: Watcher | None = None
+    lines: bool = False
     module: Any = field(default=None, repr=False)
     mark: float = 0.0
 
@@ -156,6 +162,7 @@ class Engine:
         over = bool(self.history.ended) or step == self.recipe.training.steps
         if over or (step % every == 0 if every else validated):
             self.tick("other_seconds")
+            self.history.peak_memory = max(self.history.peak_memory, peak_memory(self.strategy.device) or 0)
             self.module.trainer.save_checkpoint(self.folder.last, weights_only=False)
         self.module.trainer.should_stop = bool(self.history.ended)
         self.tick("other_seconds")
@@ -178,6 +185,8 @@ class Engine:
         if trainer.is_global_zero:
             self.folder.write_metrics(history.validations)
             self.module.logger.log_metrics({key: value for key, value in row.items() if key != "step"}, step=step)
+            if self.lines:
+                print(progress_line(row, training.steps), file=sys.stderr, flush=True)
         if history.best == len(history.validations) - 1:  # before last.ckpt, which says that it is there
             trainer.save_checkpoint(self.folder.best, weights_only=True)
         stop = bool(self.watch is not None and trainer.is_global_zero and self.watch(dict(row)))
@@ -203,9 +212,18 @@ class Engine:
         return tally.over_processes()
 
 
+def progress_line(row: dict[str, Any], steps: int) -> str:
+    """A validation in words."""
+    return (
+        f"step {row['step']} of {steps}: loss {row['train_loss']:.4g} in training, {row['validation_loss']:.4g} in validation, "
+        f"error {row['validation_error']:.4g}"
+    )
+
+
 def lightning_module(engine: Engine) -> Any:
     """The LightningModule; defined here because its base class is imported only now."""
     lightning: Any = require("train", "pytorch_lightning")
+    text = recipe_text(engine.recipe)
 
     class Module(lightning.LightningModule):
         def __init__(self) -> None:
@@ -227,6 +245,7 @@ def lightning_module(engine: Engine) -> Any:
             return engine.loader()
 
         def on_train_start(self) -> None:
+            forget_peak_memory(engine.strategy.device)
             engine.mark = time.perf_counter()
 
         def training_step(self, parts: list[Batch], index: int) -> None:
@@ -239,7 +258,7 @@ def lightning_module(engine: Engine) -> Any:
             engine.after_step()
 
         def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-            checkpoint["history"] = engine.history.as_dict()
+            checkpoint |= {"history": engine.history.as_dict(), "recipe": text}
 
         def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
             engine.history = History(**checkpoint["history"])

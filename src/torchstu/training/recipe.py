@@ -31,7 +31,7 @@ class OptimizerConfig:
         weight_decay: not of biases, norms, and weights that their layer exempts (M_y).
         slow_rate: rate of the weights that a layer wants slower (M_y of AR-STU, the dynamics of the baselines); None: the
             layer's own factor of ``learning_rate``.
-        warmup_steps: steps of linear growth from zero.
+        warmup: share of the steps, below 1, in which the rate grows linearly from zero.
         final_learning_rate: where the cosine ends, at the last step.
         clip: largest norm of the gradient; None does not clip.
     """
@@ -40,9 +40,13 @@ class OptimizerConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     slow_rate: float | None = None
-    warmup_steps: int = 0
+    warmup: float = 0.0
     final_learning_rate: float = 0.0
     clip: float | None = None
+
+    def warmup_steps_of(self, steps: int) -> int:
+        """``warmup`` of a number of steps, rounded, and less than all."""
+        return min(round(self.warmup * steps), steps - 1)
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,8 @@ class Recipe:
 
     Attributes:
         data, model, optimizer, training: its parts.
-        pooling: of classification: "mean" over the steps, the "last" step, or learned "attention".
+        pooling: of tasks with one label a sequence: "mean" over the steps, the "last" step, or learned "attention"; None is
+            "mean" there, and what the other tasks must have.
         seed: of weights, order of the data and dropout. Data that are generated or split have a seed in their options.
     """
 
@@ -92,5 +97,5 @@ class Recipe:
     model: BackboneConfig
     training: TrainingConfig
     optimizer: OptimizerConfig = OptimizerConfig()
-    pooling: Literal["mean", "last", "attention"] = "mean"
+    pooling: Literal["mean", "last", "attention"] | None = None
     seed: int = 0

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from torchstu.data.registry import DATASETS, dataset_function
+from torchstu.data.tasks import TASKS
 from torchstu.extras import require
 from torchstu.layers.registry import MIXERS, make_mixer
 from torchstu.training.recipe import DataConfig, Recipe
@@ -26,6 +27,8 @@ OPTIONS = {"data": ("name", "options"), "model": ("mixer", "mixer_options")}
 """In these parts the first key says what the second one's options are for."""
 FROM_MODEL = ("d_in", "d_out", "d_model", "length", "device", "dtype")
 """Arguments of mixers that the model gives."""
+FROM_DATA_SET = ("count", "generator")
+"""Arguments of memory tasks that `torchstu.data.memory.memory_task` gives."""
 
 
 def read_recipe(paths: str | Path | Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -58,7 +61,7 @@ def merged(paths: str | Path | Sequence[str | Path], overrides: Mapping[str, Any
 def recipe_from(values: Mapping[str, Any]) -> Recipe:
     """A checked recipe from nested plain values; errors as of `read_recipe`."""
     recipe = build(Recipe, values)
-    _check_mixers(recipe)
+    check_mixers(recipe)
     check_data(recipe.data)
     return recipe
 
@@ -71,7 +74,8 @@ def check_data(config: DataConfig) -> None:
     """
     if config.name not in DATASETS:
         raise ValueError(f"data.name: {config.name!r}; it must be one of {', '.join(DATASETS)}")
-    check_arguments(dataset_function(config.name), config.options, "data.options")
+    task = TASKS.get(str(config.options.get("task"))) if config.name == "memory_task" else None
+    check_arguments(dataset_function(config.name), config.options, "data.options", FROM_DATA_SET, task)
 
 
 def recipe_text(recipe: Recipe) -> str:
@@ -195,7 +199,12 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _check_mixers(recipe: Recipe) -> None:
+def check_mixers(recipe: Recipe) -> None:
+    """Refuse mixers that cannot be made, by the path of their options.
+
+    Raises:
+        ValueError: see above.
+    """
     model = recipe.model
     for i, name in enumerate(model.mixers):
         options, path = model.layer(i)[1], "model.mixer_options"

@@ -6,8 +6,10 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,27 +17,33 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchstu.data.sequences import SequenceData
+from torchstu.data.sequences import WHOLE_SEQUENCE, SequenceData
 from torchstu.models.store import save_model
 from torchstu.training.build import build_model
-from torchstu.training.checkpoints import RunFolder, read_checkpoint
+from torchstu.training.checkpoints import RunFolder, read_own_checkpoint
 from torchstu.training.history import History
 from torchstu.training.loaders import evaluation_batches
-from torchstu.training.losses import WHOLE_SEQUENCE, Tally
+from torchstu.training.losses import Tally
 from torchstu.training.recipe import Recipe
+from torchstu.training.recipe_file import recipe_text
 from torchstu.training.strategies import Predictor, Strategy
 from torchstu.whole_file import whole_file
 
 PACKAGES = ("torchstu", "torch", "numpy", "pytorch-lightning")
 
 
-def best_model(recipe: Recipe, data: SequenceData, folder: RunFolder) -> nn.Module:
-    """The model with the weights that were best on the validation data; without any, with the last ones.
+def best_model(recipe: Recipe, data: SequenceData, folder: RunFolder, history: History) -> nn.Module:
+    """The model with the weights that were best on the validation data; without a finite validation, with the last.
 
     Raises:
-        ValueError, OSError: the checkpoint cannot be read.
+        ValueError, OSError: the checkpoint cannot be read, or is of another run. FileNotFoundError: it is missing.
     """
-    weights = read_checkpoint(folder.best if folder.best.exists() else folder.last)["state_dict"]
+    path = folder.last if history.best is None else folder.best
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: is missing, the best weights on the validation data were in it; put it back, or train in another folder"
+        )
+    weights = read_own_checkpoint(path, recipe)["state_dict"]
     dtype = torch.float64 if recipe.training.precision == "64-true" else torch.float32
     predictor = Predictor(build_model(recipe.model, data, recipe.pooling, dtype=dtype), data.task)
     predictor.load_state_dict({key.removeprefix("predictor."): value for key, value in weights.items()})
@@ -97,14 +105,15 @@ def summary(
         "steps": steps,
         "seconds": history.training_seconds + history.other_seconds,
         "sequences_per_second": seen / history.training_seconds if history.training_seconds else None,
-        "peak_memory_bytes": peak_memory(),
+        "peak_memory_bytes": history.peak_memory or None,
         "environment": environment(strategy),
         "data": {"name": data.name, "source": data.source, "task": data.task, "train": len(data.train),
-                 "validation": len(data.validation), "test": len(data.test)},
+                 "validation": len(data.validation), "test": len(data.test), "about": data.about},
         "diverged": history.diverged,
         "stopped_early": bool(history.ended) and not history.diverged,
         "ended": history.ended,
         "seed": recipe.seed,
+        "recipe": recipe_text(recipe),
     }  # fmt: skip
 
 
@@ -123,10 +132,22 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def peak_memory() -> int | None:
-    """Largest memory of this process in bytes: on a GPU, if one was used, else resident; None where it is not told."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+def forget_peak_memory(device: str) -> None:
+    """Let `peak_memory` begin anew from what is held now, on CUDA and on Linux."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: str) -> int | None:
+    """Largest memory of this process in bytes, PyTorch's on a GPU, else resident; None where it is not told."""
+    if device == "cuda":
         return torch.cuda.max_memory_allocated()
+    with suppress(OSError):
+        found = re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+        if found:
+            return 1024 * int(found[1])
     try:
         import resource
     except ImportError:  # on Windows

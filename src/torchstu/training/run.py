@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import sys
@@ -20,14 +19,14 @@ from torchstu.data.sequences import SequenceData
 from torchstu.extras import require
 from torchstu.learn.gradient import quiet_lightning
 from torchstu.training.build import build_model
-from torchstu.training.checkpoints import RunFolder, checkpoint_io, read_checkpoint
+from torchstu.training.checkpoints import RunFolder, checkpoint_io, read_own_checkpoint
 from torchstu.training.checks import check_fit, check_recipe
 from torchstu.training.history import History
 from torchstu.training.loaders import load_data
 from torchstu.training.module import Engine, Watcher, lightning_module
 from torchstu.training.recipe import Recipe
 from torchstu.training.results import best_model, store_model, summary, tested, write_results
-from torchstu.training.strategies import Predictor, Strategy
+from torchstu.training.strategies import Predictor, Strategy, is_first_process
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,12 @@ class TrainingResult:
     Attributes:
         output: its folder.
         results: what ``results.json`` holds; empty in all processes but the first.
+        finished_before: whether it was through before this call, which did nothing.
     """
 
     output: Path
     results: dict[str, Any]
+    finished_before: bool = False
 
     @property
     def test_error(self) -> float | None:
@@ -60,13 +61,21 @@ class TrainingResult:
 
 
 def train(
-    recipe: Recipe, output: str | Path, *, resume: bool = False, progress: bool = True, watch: Watcher | None = None
+    recipe: Recipe,
+    output: str | Path,
+    *,
+    data: SequenceData | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    watch: Watcher | None = None,
 ) -> TrainingResult:
     """Train a model, test it once, and write all there is to know of it into a folder.
 
     A run that was stopped at any moment, even by a power cut, goes on with ``resume`` from its last checkpoint and comes to
     the same weights, to the last bit on the same machine with as many threads. The batch of a step and its dropout depend on
     the recipe's seed and the step alone, so that there is no state of generators to be kept; the caller's stay as they were.
+    Where it runs may change in between, unless the result depends on that, as dropout and batch norm do on how a batch is
+    divided: see `torchstu.training.checkpoints.may_change`.
 
     The loss of a step is the mean over all targets that count of the whole batch, also over processes, accumulated parts, and
     sequences of unequal length.
@@ -78,27 +87,33 @@ def train(
         recipe: data, model, optimizer and how to train.
         output: folder of the run: ``recipe.yaml``, ``checkpoints/``, ``metrics.csv``, ``tensorboard/``, ``model/``,
             ``results.json``, ``card.md``.
+        data: in place of the data set that the recipe names; ``recipe.data`` is then what the record says of them. Each
+            process, and each call that resumes, must be given the same.
         resume: whether to go on with the run that is in the folder, if there is one. A finished one is left as it is.
-        progress: whether a progress bar is drawn, where there is a terminal to draw it on.
+        progress: whether to draw a progress bar, or where stdout is no terminal, to print a line on stderr at each validation.
         watch: called after each validation, in the first process, with its row; training ends if it returns True.
 
     Raises:
         ValueError: the recipe cannot be run here, or the run in the folder has another; nothing has been written then.
-        FileExistsError: the folder has a run and ``resume`` is False.
+        FileExistsError: the folder has a run and ``resume`` is False, or files of another origin where a run's would be.
+        FileNotFoundError: the best weights of a run that is resumed are missing.
         OSError: a file cannot be written; the last checkpoint is whole.
         MissingExtraError: without the extra ``train``.
     """
     lightning = require("train", "pytorch_lightning")
-    first = require("train", "pytorch_lightning.utilities.rank_zero").rank_zero_only.rank == 0
-    check_recipe(recipe)
-    data, folder, strategy = load_data(recipe), RunFolder(Path(output)), Strategy.of(recipe.training)
+    check_recipe(recipe, data is not None)
+    first, folder, strategy = is_first_process(), RunFolder(Path(output)), Strategy.of(recipe.training)
+    if first:
+        folder.check(recipe, resume)
+    results = folder.finished(recipe)
+    if results is not None:
+        return TrainingResult(folder.path, results if first else {}, finished_before=True)
+    data = load_data(recipe) if data is None else data
     check_fit(recipe, data)
     if first:
-        folder.prepare(recipe, resume)
-    if first and folder.results.exists():
-        return TrainingResult(folder.path, json.loads(folder.results.read_text(encoding="utf-8")))
+        folder.prepare(recipe)
     with _own_generators(strategy):
-        history = _fit(lightning, recipe, data, folder, strategy, progress and sys.stdout.isatty(), watch)
+        history = _fit(lightning, recipe, data, folder, strategy, progress, watch)
         return TrainingResult(folder.path, _finish(recipe, data, folder, strategy, history) if first else {})
 
 
@@ -110,18 +125,25 @@ def _own_generators(strategy: Strategy) -> Iterator[None]:
 
 
 def _fit(
-    lightning: Any, recipe: Recipe, data: SequenceData, folder: RunFolder, strategy: Strategy, bar: bool, watch: Watcher | None
+    lightning: Any,
+    recipe: Recipe,
+    data: SequenceData,
+    folder: RunFolder,
+    strategy: Strategy,
+    progress: bool,
+    watch: Watcher | None,
 ) -> History:
     """Train from the last checkpoint, if there is one, to the end."""
     last = folder.last if folder.last.exists() else None
-    begun: dict[str, Any] = read_checkpoint(last) if last else {"global_step": 0, "history": {}}
+    begun: dict[str, Any] = read_own_checkpoint(last, recipe) if last else {"global_step": 0, "history": {}}
     history, step = History(**begun["history"]), begun["global_step"]
     del begun
     if history.ended or step >= recipe.training.steps:
         return history
     torch.manual_seed(recipe.seed)
     predictor = Predictor(build_model(recipe.model, data, recipe.pooling), data.task)
-    engine = Engine(recipe, data, folder, strategy, predictor, history, watch)
+    bar = progress and sys.stdout.isatty()
+    engine = Engine(recipe, data, folder, strategy, predictor, history, watch, lines=progress and not bar)
     with _lightning_in_hand():
         trainer = _trainer(lightning, recipe, folder, strategy, step, bar)
         trainer.fit(lightning_module(engine), ckpt_path=last, weights_only=True)
@@ -196,7 +218,7 @@ def _finish(recipe: Recipe, data: SequenceData, folder: RunFolder, strategy: Str
     """Test the best model, save it, and write the results and the card."""
     from torchstu.training.card import write_card
 
-    model = best_model(recipe, data, folder)
+    model = best_model(recipe, data, folder, history)
     part_size = recipe.training.batch_size // (strategy.batch_shares * recipe.training.accumulate)
     tally = tested(model, data, part_size, strategy.device)
     results = summary(recipe, data, strategy, history, model, tally)

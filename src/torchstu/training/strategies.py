@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,15 @@ class Predictor(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """(B, d_out), or (B, L, d_out) for tasks with a target a step."""
         return predict(self.model, self.task, batch)
+
+
+def is_first_process() -> bool:
+    """Whether this process prints and writes: number 0 for ``torchrun``, SLURM, MPI or Lightning.
+
+    Where Lightning starts the processes of several machines, it numbers them over all machines only when it has started them.
+    """
+    rank = require("train", "pytorch_lightning.utilities.rank_zero").rank_zero_only.rank
+    return rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from torchstu.extras import require
+from torchstu.spectral.priors import positive_int
 from torchstu.training.checks import check_recipe
 from torchstu.training.loaders import derived_seed
 from torchstu.training.module import WATCHER_ENDED
@@ -116,7 +117,7 @@ def sweep(
         trials: how many the study shall have in the end, those of all processes and of earlier calls together.
         overrides: as of ``read_recipe``.
         study: file of the study, Optuna's journal; None: ``study.journal`` in ``output``.
-        seed: of what is tried.
+        seed: of what is tried; that of the runs is the recipe's.
         progress: gets a line at the end of each trial.
 
     Returns:
@@ -126,8 +127,7 @@ def sweep(
         ValueError: a recipe that cannot be run, at an end of the space; a study that was begun with another.
         MissingExtraError: without the extra ``sweep``.
     """
-    if trials < 1:
-        raise ValueError(f"trials: {trials}; it must be at least 1")
+    trials, seed = positive_int("trials", trials), positive_int("seed", seed, minimum=0)
     optuna = require("sweep", "optuna")
     base, folder = overlaid(merged(recipes), nested(overrides or {})), Path(output)
     steps = check_search(base, search)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -38,29 +40,45 @@ def build(kind: type[T], values: Any, path: str = "") -> T:
     try:
         return kind(**made)
     except (TypeError, ValueError) as error:
-        raise ValueError(with_path(error, path, values)) from error
+        raise ValueError(with_path(error, path, _field_names(kind))) from error
 
 
-def check_arguments(function: Callable[..., Any], values: Mapping[str, Any], path: str, given: Iterable[str] = ()) -> None:
+def check_arguments(
+    function: Callable[..., Any],
+    values: Mapping[str, Any],
+    path: str,
+    given: Iterable[str] = (),
+    passed_on: Callable[..., Any] | None = None,
+) -> None:
     """Hold a mapping to the keyword arguments of a function or class.
 
     Args:
         function: its annotations say what is allowed.
-        values: the arguments by name; those that a function takes as ``**options`` are its own to check.
+        values: the arguments by name.
         path: of the mapping in the whole, for errors.
         given: arguments that come from elsewhere, so that they may not be named here.
+        passed_on: what a function gives its ``**options`` to; None: they are its own to check.
 
     Raises:
         ValueError: an unknown or missing argument, or a value of another type.
     """
-    parameters = {name: item for name, item in arguments_of(function).items() if name not in set(given)}
-    if inspect.isclass(function) or not _takes_any(function):
+    known = arguments_of(function) if passed_on is None else arguments_of(passed_on) | arguments_of(function)
+    parameters = {name: item for name, item in known.items() if name not in set(given)}
+    if inspect.isclass(function) or passed_on is not None or not _takes_any(function):
         check_names(values, parameters, path)
     for name, (hint, required) in parameters.items():
         if name in values:
             checked(hint, values[name], join(path, name))
         elif required:
-            raise ValueError(f"{join(path, name)}: missing; it must be {describe(hint)}")
+            told = documented(function, name)
+            raise ValueError(f"{join(path, name)}: missing; it must be {describe(hint)}{': ' * bool(told)}{told}")
+
+
+def documented(function: Callable[..., Any], name: str) -> str:
+    """The first sentence that a docstring says of an argument, as one line; empty if it says nothing."""
+    entry = rf"^    (?:\w+, )*{name}(?:, \w+)*: (.+(?:\n {{8}}.+)*)"
+    found = re.search(entry, inspect.getdoc(function) or "", re.MULTILINE)
+    return " ".join(found[1].replace("``", "").split()).split(". ")[0].rstrip(".") if found else ""
 
 
 def arguments_of(function: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
@@ -122,6 +140,7 @@ def describe(hint: Any) -> str:
             words.append("a list of texts")
         else:
             words.append(_WORDS.get(get_origin(kind) or kind, getattr(kind, "__name__", str(kind))))
+    words = list(dict.fromkeys(words))
     return f"one of {', '.join(words)}" if len(words) > 2 else " or ".join(words)
 
 
@@ -134,7 +153,7 @@ def with_path(error: Exception, path: str, names: Iterable[str]) -> str:
 
 @contextmanager
 def errors_under(path: str, arguments: Mapping[str, Any]) -> Iterator[None]:
-    """Errors in the block that concern one of some arguments, by its name or by the folder it gives, name the argument's path.
+    """Errors in the block that concern one of some arguments, by name or by the column, file or folder it gives, name its path.
 
     Raises:
         ValueError: in the place of a ValueError, TypeError or OSError.
@@ -143,12 +162,17 @@ def errors_under(path: str, arguments: Mapping[str, Any]) -> Iterator[None]:
         yield
     except (ValueError, TypeError, OSError) as error:
         text = str(error)
-        folder = arguments.get("folder")
         if text.startswith(path.split(".")[0] + "."):
             raise
-        if folder is not None and text.startswith(str(folder)):
-            raise ValueError(f"{join(path, 'folder')}: {text}") from error
-        raise ValueError(with_path(error, path, arguments)) from error
+        given = next((name for name, value in arguments.items() if _gives(name, value, text)), None)
+        raise ValueError(f"{join(path, given)}: {text}" if given else with_path(error, path, arguments)) from error
+
+
+def _gives(name: str, value: Any, text: str) -> bool:
+    """Whether an error's text is about what an argument gives: the column that it names, else the path it starts with."""
+    if column := re.search(r"column '(.*?)'", text):
+        return column[1] in (value if isinstance(value, list) else [value])
+    return name in ("file", "folder") and text.startswith(str(Path(str(value)).expanduser()))
 
 
 def join(path: str, name: str) -> str:
@@ -157,8 +181,8 @@ def join(path: str, name: str) -> str:
 
 
 _WORDS: dict[Any, str] = {
-    int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "null", Any: "anything",
-    list: "a list", tuple: "a list", dict: "a mapping",
+    int: "an integer", float: "a number", bool: "true or false", str: "a text", Path: "a text", type(None): "null",
+    Any: "anything", list: "a list", tuple: "a list", dict: "a mapping",
 }  # fmt: skip
 
 

@@ -93,7 +93,7 @@ def run(trial: Trial) -> tuple[Result, Measured]:
 
 def accuracy(outputs: Any, targets: Any) -> float:
     """Share of right answers: labels at the steps asked, or last-step sums off by less than `CLOSE`."""
-    from torchstu.data.tasks import IGNORED
+    from torchstu.data.sequences import IGNORED
 
     if targets.is_floating_point():
         return float(((outputs - targets)[:, -1].abs() < CLOSE).double().mean())
