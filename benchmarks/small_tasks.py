@@ -104,11 +104,20 @@ def best(results: dict[str, Any]) -> float:
     return min((row["error"] for row in results["validation"] if row["error"] is not None), default=math.inf)
 
 
-def choose_rates(runs: Runs, widths: dict[Job, int]) -> dict[Job, float]:
-    """For each task and mixer the rate with the smallest validation error."""
-    tried = {(job, rate): runs.submit(job, width, rate, CHOOSING_SEED, 3) for job, width in widths.items() for rate in RATES}
+def measure(runs: Runs, task: str, mixers: list[str], seeds: int) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The rows of a task, and the environment of its runs: first the rate of each mixer, then all seeds with it."""
+    widths = {mixer: matched_width(task, mixer) for mixer in mixers}
+    tried = {
+        (mixer, rate): runs.submit((task, mixer), widths[mixer], rate, CHOOSING_SEED, 3) for mixer in mixers for rate in RATES
+    }
     errors = {key: best(run.result()) for key, run in tried.items()}
-    return {job: min(RATES, key=lambda rate: errors[job, rate]) for job in widths}
+    rates = {mixer: min(RATES, key=lambda rate, mixer=mixer: errors[mixer, rate]) for mixer in mixers}
+    started = {
+        mixer: [runs.submit((task, mixer), widths[mixer], rates[mixer], seed) for seed in range(seeds)] for mixer in mixers
+    }
+    results = {mixer: [run.result() for run in of_mixer] for mixer, of_mixer in started.items()}
+    rows = {mixer: row(own, widths[mixer], rates[mixer]) for mixer, own in results.items()}
+    return rows, results[mixers[0]][0]["environment"]
 
 
 def row(results: list[dict[str, Any]], width: int, rate: float) -> dict[str, Any]:
@@ -142,18 +151,22 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     return markdown_table(header, lines)
 
 
-def report(found: dict[str, dict[str, dict[str, Any]]], environment: str, seeds: int, processes: int) -> str:
+def report(found: dict[str, dict[str, Any]], processes: int) -> str:
     """The page."""
     parts = [
-        f"## Small tasks at equal parameters\n\n{environment}\n\n    python benchmarks/small_tasks.py\n\n"
-        f"Accuracy on the test part of the model that was best on the validation part: mean and range over {seeds} seeds; the "
-        f"rate of each is the best of {len(RATES)} by validation. "
-        f"Every run on one thread, {processes} at a time; the minutes are those of a run, with its validations."
+        "## Small tasks at equal parameters\n\n    python benchmarks/small_tasks.py\n\n"
+        "Accuracy on the test part of the model that was best on the validation part: mean and range over seeds; the rate of "
+        f"each is the best of {len(RATES)} by validation. Every run on one thread, {processes} at a time; the minutes are "
+        "those of a run, with its validations."
     ]
-    for task, rows in found.items():
-        steps = next(iter(rows.values()))["steps"]
-        parts.append(f"### {task}\n\nRecipe `{TASKS[task][0]}`, {steps} steps.\n\n{table(rows)}")
-    return "\n\n".join(parts) + "\n"
+    for task, entry in found.items():
+        rows = entry["mixers"]
+        steps, machine = next(iter(rows.values()))["steps"], entry["machine"]
+        environment = environment_line(machine, {"torch": machine["torch"]})
+        parts.append(
+            f"### {task}\n\nRecipe `{TASKS[task][0]}`, {steps} steps, {entry['seeds']} seeds. {environment}\n\n{table(rows)}"
+        )
+    return "\n\n".join(parts)
 
 
 def main() -> None:
@@ -168,20 +181,14 @@ def main() -> None:
     tasks, mixers = options.only.split(","), options.mixers.split(",")
     work = options.work / "quick" if options.quick else options.work
     machine = describe()
-    widths = {(task, mixer): matched_width(task, mixer) for task in tasks for mixer in mixers}
     runs = Runs(work, options.processes, options.quick)
-    rates = choose_rates(runs, widths)
-    started = {(job, seed): runs.submit(job, widths[job], rates[job], seed) for job in widths for seed in range(options.seeds)}
-    results = {key: run.result() for key, run in started.items()}
-    found: dict[str, dict[str, Any]] = {task: {} for task in tasks}
-    for (task, mixer), width in widths.items():
-        own = [results[(task, mixer), seed] for seed in range(options.seeds)]
-        found[task][mixer] = row(own, width, rates[task, mixer])
-    used = next(iter(results.values()))["environment"]
-    versions = {name: used[name] for name in ("torch", "pytorch-lightning")}
-    text = report(found, environment_line(machine, versions), options.seeds, options.processes)
-    folder = work if options.quick else ROOT / "benchmarks" / "results"
-    save(folder / "small_tasks.json", {"machine": machine, "versions": versions, "seeds": options.seeds, "tasks": found}, text)
+    path = (work if options.quick else ROOT / "benchmarks" / "results") / "small_tasks.json"
+    found = json.loads(path.read_text())["tasks"] if path.exists() else {}
+    for task in tasks:
+        rows, used = measure(runs, task, mixers, options.seeds)
+        found[task] = {"machine": machine | {"torch": used["torch"]}, "seeds": options.seeds, "mixers": rows}
+        found = {name: found[name] for name in TASKS if name in found}
+        save(path, {"tasks": found}, report(found, options.processes))
 
 
 if __name__ == "__main__":
