@@ -167,7 +167,7 @@ def test_the_hybrid_is_flash_stus():
     model = read_recipe(["listops", "mixers/flash-stu"]).model
     assert [model.layer(i)[0] for i in range(4)] == ["TensordotSTU", "Attention"] * 2
     assert (model.activation, model.norm) == ("swiglu", "rms")
-    assert (model.layer(0)[1], model.layer(1)[1]) == ({"num_filters": 24}, {"num_heads": 8, "window": 1024})
+    assert (model.layer(0)[1], model.layer(1)[1]) == ({"num_filters": 24, "banks": "tied"}, {"num_heads": 8, "window": 1024})
 
 
 @pytest.mark.parametrize("name", [name for name in shipped_recipes() if not name.startswith("mixers/")])
@@ -188,3 +188,8 @@ def test_the_image_recipe_is_the_papers(folders):
     assert optimizer.warmup_steps_of(recipe.training.steps) == 18_000
     assert (optimizer.learning_rate, optimizer.slow_rate, optimizer.final_learning_rate) == (5e-4, 5e-5, 1e-7)
     assert optimizer.weight_decay == 0.1
+
+
+def test_the_tensordot_recipe_has_flash_stus_tied_banks():
+    options = read_recipe(["listops", "mixers/tensordot-stu"]).model.mixer_options
+    assert options == {"num_filters": 24, "banks": "tied"}
