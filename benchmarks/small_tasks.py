@@ -3,10 +3,10 @@
     python benchmarks/small_tasks.py [--only TASK,TASK] [--mixers NAME,NAME] [--seeds N] [--processes N] [--quick]
 
 Each run is a process with what `torchstu train` would be given: a shipped task recipe, a shipped mixer recipe over it, the
-width at which the model comes closest to the task's number of parameters, a learning rate, and a seed. The rate is the one of
-three that has the smallest validation error after a third of the steps, with a seed that is not used again: alike for every
-mixer. Runs are kept in the work folder: one that was stopped goes on, a finished one is not repeated. Nothing depends on test
-data.
+width at which the model comes closest to the task's number of parameters, a learning rate, a dropout, and a seed. The rate is
+the one of three that has the smallest validation error after a third of the steps, and then the dropout that of two, with a
+seed that is not used again: alike for every mixer. Runs are kept in the work folder: one that was stopped goes on, a finished
+one is not repeated. Nothing depends on test data.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ from torchstu.training.run import train
 train(read_recipe(json.loads(sys.argv[1]), json.loads(sys.argv[2])), sys.argv[3], resume=True)
 """
 RATES = (3e-3, 1e-2, 3e-2)
+DROPOUTS = (0.0, 0.1)
+KEYS = {"width": "model.d_model", "rate": "optimizer.learning_rate", "dropout": "model.dropout"}
 CHOOSING_SEED = 100
 QUICK = {"training.steps": 6, "training.validate_every": 2, "training.batch_size": 4}
 Job = tuple[str, str]
@@ -62,13 +64,14 @@ def matched_width(task: str, mixer: str) -> int:
     from torchstu.training.recipe_file import read_recipe
 
     recipe, target, _ = TASKS[task]
-    data = data_for_cost(read_recipe([recipe, MIXERS[mixer]]))
+    whole = read_recipe([recipe, MIXERS[mixer]])
+    data, heads = data_for_cost(whole), whole.model.mixer_options.get("num_heads", 1)
 
-    def count(width: int) -> int:
-        sized = read_recipe([recipe, MIXERS[mixer]], {"model.d_model": width} | filters((task, mixer)))
+    def count(width_of_head: int) -> int:
+        sized = read_recipe([recipe, MIXERS[mixer]], {"model.d_model": width_of_head * heads} | filters((task, mixer)))
         return sum(count_parameters(build_model(sized.model, data, sized.pooling, device="meta")).values())
 
-    return nearest_size(count, target, 256)[0]
+    return heads * nearest_size(count, target, 256 // heads)[0]
 
 
 class Runs:
@@ -78,7 +81,7 @@ class Runs:
         self.folder, self.quick = folder, quick
         self.pool = ThreadPoolExecutor(processes)
 
-    def submit(self, job: Job, width: int, rate: float, seed: int, share: int = 1) -> Future[dict[str, Any]]:
+    def submit(self, job: Job, sizes: dict[str, Any], seed: int, share: int = 1) -> Future[dict[str, Any]]:
         """A run, or its results if it was there; ``share`` divides the steps."""
         from torchstu.training.recipe_file import read_recipe
 
@@ -86,8 +89,9 @@ class Runs:
         keys = QUICK if self.quick else {}
         recipe = read_recipe([TASKS[task][0], MIXERS[mixer]], keys)
         keys = keys | {"training.steps": recipe.training.steps // share}
-        keys |= filters(job) | {"model.d_model": width, "optimizer.learning_rate": rate, "seed": seed}
-        return self.pool.submit(self._run, job, keys, self.folder / f"{task}, {mixer}, rate {rate}, seed {seed}")
+        keys |= filters(job) | {KEYS[name]: value for name, value in sizes.items()} | {"seed": seed}
+        name = f"{task}, {mixer}, rate {sizes['rate']}, dropout {sizes['dropout']}, seed {seed}"
+        return self.pool.submit(self._run, job, keys, self.folder / name)
 
     def _run(self, job: Job, keys: dict[str, Any], folder: Path) -> dict[str, Any]:
         command = [sys.executable, "-c", TRAIN, json.dumps([TASKS[job[0]][0], MIXERS[job[1]]]), json.dumps(keys), str(folder)]
@@ -104,28 +108,38 @@ def best(results: dict[str, Any]) -> float:
     return min((row["error"] for row in results["validation"] if row["error"] is not None), default=math.inf)
 
 
-def measure(runs: Runs, task: str, mixers: list[str], seeds: int) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """The rows of a task, and the environment of its runs: first the rate of each mixer, then all seeds with it."""
-    widths = {mixer: matched_width(task, mixer) for mixer in mixers}
+def choose(runs: Runs, task: str, sizes: dict[str, dict[str, Any]], name: str, values: tuple[float, ...]) -> None:
+    """Set one number of every mixer to the value with the smallest validation error."""
     tried = {
-        (mixer, rate): runs.submit((task, mixer), widths[mixer], rate, CHOOSING_SEED, 3) for mixer in mixers for rate in RATES
+        (mixer, value): runs.submit((task, mixer), own | {name: value}, CHOOSING_SEED, 3)
+        for mixer, own in sizes.items()
+        for value in values
     }
     errors = {key: best(run.result()) for key, run in tried.items()}
-    rates = {mixer: min(RATES, key=lambda rate, mixer=mixer: errors[mixer, rate]) for mixer in mixers}
-    started = {
-        mixer: [runs.submit((task, mixer), widths[mixer], rates[mixer], seed) for seed in range(seeds)] for mixer in mixers
-    }
+    for mixer, own in sizes.items():
+        own[name] = min(values, key=lambda value, mixer=mixer: errors[mixer, value])
+
+
+def measure(runs: Runs, task: str, mixers: list[str], seeds: int) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The rows of a task, and the environment of its runs: first rate and dropout of each mixer, then all seeds with them."""
+    from torchstu.training.recipe_file import read_recipe
+
+    dropout = read_recipe([TASKS[task][0]]).model.dropout
+    sizes: dict[str, dict[str, Any]] = {mixer: {"width": matched_width(task, mixer), "dropout": dropout} for mixer in mixers}
+    choose(runs, task, sizes, "rate", RATES)
+    choose(runs, task, sizes, "dropout", DROPOUTS)
+    started = {mixer: [runs.submit((task, mixer), sizes[mixer], seed) for seed in range(seeds)] for mixer in mixers}
     results = {mixer: [run.result() for run in of_mixer] for mixer, of_mixer in started.items()}
-    rows = {mixer: row(own, widths[mixer], rates[mixer]) for mixer, own in results.items()}
-    return rows, results[mixers[0]][0]["environment"]
+    return {mixer: row(own, sizes[mixer]) for mixer, own in results.items()}, results[mixers[0]][0]["environment"]
 
 
-def row(results: list[dict[str, Any]], width: int, rate: float) -> dict[str, Any]:
+def row(results: list[dict[str, Any]], sizes: dict[str, Any]) -> dict[str, Any]:
     """Runs of all seeds as one row."""
     errors = [result["test"]["error"] for result in results]
     return {
-        "width": width,
-        "learning_rate": rate,
+        "width": sizes["width"],
+        "learning_rate": sizes["rate"],
+        "dropout": sizes["dropout"],
         "parameters": results[0]["parameters"],
         "test_errors": errors,
         "validation_errors": [best(result) for result in results],
@@ -142,12 +156,12 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     for name, entry in sorted(rows.items(), key=lambda item: statistics.fmean(item[1]["test_errors"])):
         accuracies = sorted(100 * (1 - error) for error in entry["test_errors"])
         lines.append([
-            name, f"{entry['parameters']:,}", str(entry["width"]), f"{entry['learning_rate']:g}",
+            name, f"{entry['parameters']:,}", str(entry["width"]), f"{entry['learning_rate']:g}", f"{entry['dropout']:g}",
             f"{statistics.fmean(accuracies):.1f}", f"{accuracies[0]:.1f}-{accuracies[-1]:.1f}",
             f"{statistics.median(entry['seconds']) / 60:.1f}",
             f"{entry['sequences_per_second']:.0f}", f"{entry['peak_memory_bytes'] / MIB:.0f}",
         ])  # fmt: skip
-    header = ["mixer", "parameters", "width", "rate", "accuracy, %", "range", "minutes", "sequences/s", "peak MiB"]
+    header = ["mixer", "parameters", "width", "rate", "dropout", "accuracy, %", "range", "minutes", "sequences/s", "peak MiB"]
     return markdown_table(header, lines)
 
 
@@ -156,7 +170,8 @@ def report(found: dict[str, dict[str, Any]], processes: int) -> str:
     parts = [
         "## Small tasks at equal parameters\n\n    python benchmarks/small_tasks.py\n\n"
         "Accuracy on the test part of the model that was best on the validation part: mean and range over seeds; the rate of "
-        f"each is the best of {len(RATES)} by validation. Every run on one thread, {processes} at a time; the minutes are "
+        f"each is the best of {len(RATES)}, then the dropout of {len(DROPOUTS)}, by validation. Every run on one thread, "
+        f"{processes} at a time; the minutes are "
         "those of a run, with its validations."
     ]
     for task, entry in found.items():
