@@ -47,6 +47,7 @@ MAKERS = {
     "delay beyond the lags": lambda: STU(3, 2, autoregression=None, delay=4, input_lags=2, **OPTIONS),
     "lags beyond the delay": lambda: STU(2, 3, delay=1, input_lags=6, **OPTIONS),
     "neither lags nor delay": lambda: STU(1, 2, delay=0, input_lags=0, **OPTIONS),
+    "heads": lambda: ARSTU(4, 2, num_heads=2, **OPTIONS),
     "one bank": lambda: STU(2, 2, banks="positive", **OPTIONS),
     "signed": lambda: STU(2, 2, prior="signed", **OPTIONS),
     "ARSTU": lambda: ARSTU(2, 2, output_lags=3, **OPTIONS),
@@ -61,7 +62,7 @@ MAKERS = {
 
 def before_feedback(response, layer):
     """The response h of the layer less its y-term: h_i - Σ_j h_{i-j} M_j."""
-    M_y, result = getattr(layer, "M_y", None), response.clone()
+    M_y, result = None if getattr(layer, "M_y", None) is None else layer.whole("M_y"), response.clone()
     for lag in range(0 if M_y is None else len(M_y)):
         result[lag + 1 :] -= torch.einsum("tpi,po->toi", response[: len(response) - lag - 1], M_y[lag].detach())
     return result

@@ -38,6 +38,47 @@ def test_stu_is_equation_4():
     close(layer(u)[0][0], y[2:], "twin float64", "Eq. 4")
 
 
+@pytest.mark.parametrize("mode", ["fft", "block"])
+@pytest.mark.parametrize("autoregression", ["fixed", "learned", None])
+def test_heads_are_layers_side_by_side(autoregression, mode):
+    """Outputs, steps and gradients of a layer with two heads are those of two layers on half of the channels each."""
+    options = SMALL | {"autoregression": autoregression, "mode": mode}
+    layer, own = filled(STU(6, 4, num_heads=2, **options)), [STU(3, 2, **options) for _ in range(2)]
+    for name, weight in layer.named_parameters():
+        for part, one in zip(weight.chunk(2, dim=1), own, strict=True):
+            one.get_parameter(name).data.copy_(part)
+    u = torch.randn(2, 75, 6, dtype=torch.float64, requires_grad=True)
+    y = layer(u)[0]
+    expected = torch.cat([one(part)[0] for one, part in zip(own, u.chunk(2, dim=2), strict=True)], dim=2)
+    close(y, expected, "twin float64", "outputs")
+    close(run_steps(layer, u), expected, "split float64", "steps")
+    direction = torch.randn_like(y)
+    gradients = torch.autograd.grad(y, [u, *layer.parameters()], direction)
+    wanted = torch.autograd.grad(expected, [u, *own[0].parameters(), *own[1].parameters()], direction)
+    close(gradients[0], wanted[0], "twin float64", "gradient of the inputs")
+    for (name, _), gradient, first, second in zip(
+        layer.named_parameters(), gradients[1:], wanted[1 : len(gradients)], wanted[len(gradients) :], strict=True
+    ):
+        close(gradient, torch.cat([first, second], dim=1), "twin float64", f"gradient of {name}")
+
+
+def test_whole_weights_have_zeros_between_heads():
+    layer = ARSTU(4, 6, num_heads=2, **SMALL)
+    assert layer.M_phi_plus.shape == (8, 4, 3)
+    assert layer.M_y.shape == (2, 6, 3)
+    assert torch.equal(layer.whole("M_y")[1], torch.eye(6, dtype=torch.float64))  # lag 2 starts there
+    whole = filled(layer).whole("M_phi_plus")
+    assert torch.equal(whole[:, :2, :3], layer.M_phi_plus[:, :2])
+    assert torch.equal(whole[:, 2:, 3:], layer.M_phi_plus[:, 2:])
+    assert not whole[:, :2, 3:].any()
+    assert not whole[:, 2:, :3].any()
+    assert torch.equal(STU(2, 3, **SMALL).whole("M_y")[1], torch.eye(3, dtype=torch.float64))
+    with pytest.raises(ValueError, match="num_heads: 4; it must divide the channels, 4 in and 6 out"):
+        STU(4, 6, num_heads=4, **SMALL)
+    with pytest.raises(ValueError, match="num_heads: 0"):
+        STU(4, 6, num_heads=0, **SMALL)
+
+
 def test_preconditioning_is_a_fixed_polynomial_of_past_outputs():
     """(9), written out: the y-term of degree 5 and the defaults that make (7) exact."""
     layer = filled(STU(2, 3, **SMALL, preconditioning=5))

@@ -15,6 +15,7 @@ L4096 = {"length": 4096}
 MAKE = {
     "STU": lambda dtype: STU(2, 2, **L4096, dtype=dtype),
     "STU, no y-term": lambda dtype: STU(2, 3, **L4096, autoregression=None, dtype=dtype),
+    "STU, heads": lambda dtype: STU(4, 2, **L4096, num_heads=2, dtype=dtype),
     "STU, signed": lambda dtype: STU(2, 2, **L4096, prior="signed", autoregression=None, dtype=dtype),
     "STU, odd delay, many lags": lambda dtype: STU(1, 2, **L4096, delay=3, input_lags=6, dtype=dtype),
     "ARSTU": lambda dtype: ARSTU(2, 2, **L4096, dtype=dtype),

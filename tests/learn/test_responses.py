@@ -38,6 +38,7 @@ LAYERS = {
     "a bank of one's own": lambda: STU(2, 3, length=32, num_filters=4, autoregression=None, delay=2, prior=own_bank()),
     "preconditioned": lambda: STU(2, 3, length=64, num_filters=6, preconditioning=5),
     "learned": lambda: ARSTU(2, 3, length=64, num_filters=6),
+    "heads": lambda: ARSTU(4, 2, length=64, num_filters=6, num_heads=2),
     "tensordot": lambda: TensordotSTU(3, length=64, num_filters=6),
     "LRU": lambda: LRU(2, 3, state_dim=4, r_max=0.95),
 }

@@ -64,7 +64,7 @@ def to_lds(layer: Mixer, tolerance: float = 1e-8) -> LDS:
     forced = _forced(plan.transposed() if transposed else plan, tolerance)
     if transposed:
         forced = LDS(forced.A.T, forced.C.T, forced.B.T, forced.D.T)
-    M_y = None if isinstance(layer, TensordotSTU) or layer.M_y is None else _array("M_y", layer.M_y)
+    M_y = None if isinstance(layer, TensordotSTU) or layer.M_y is None else _array("M_y", layer.whole("M_y"))
     return _without_unread(forced if M_y is None else _with_feedback(forced, M_y))
 
 
@@ -111,8 +111,8 @@ def _array(name: str, weight: object) -> np.ndarray:
 def _plan(layer: STU | TensordotSTU) -> _Plan:
     """Weights of a layer by bank, as (K, D_in, D_out)."""
     if isinstance(layer, STU):
-        banks = [_array(n, getattr(layer, n)) for n in ("M_phi_plus", "M_phi_minus")[: len(layer.signs)]]
-        lags, delay = _array("M_u", layer.M_u), layer.delay
+        banks = [_array(n, layer.whole(n)) for n in ("M_phi_plus", "M_phi_minus")[: len(layer.signs)]]
+        lags, delay = _array("M_u", layer.whole("M_u")), layer.delay
     else:
         second = layer.M_filters if layer.M_filters_minus is None else layer.M_filters_minus
         rows = [_array(n, w) for n, w in (("M_filters", layer.M_filters), ("M_filters_minus", second))][: len(layer.signs)]

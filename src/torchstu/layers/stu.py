@@ -13,9 +13,9 @@ from torchstu.layers.spectral import Banks, Mode, SpectralMixer, exact_dtype
 from torchstu.ops.autoregression import feedback, fixed_feedback, fixed_sum, lag_windows, lagged_sum
 from torchstu.ops.blocks import block_convolution, free_response
 from torchstu.ops.convolution import basis_convolution
-from torchstu.ops.readout import read_out
+from torchstu.ops.readout import block_diagonal, read_out
 from torchstu.spectral.filters import FilterBank
-from torchstu.spectral.preconditioning import chebyshev_coefficients
+from torchstu.spectral.preconditioning import feedback_coefficients
 from torchstu.spectral.priors import PriorLike, positive_int
 
 Autoregression = Literal["fixed", "learned"]
@@ -48,11 +48,16 @@ class STU(SpectralMixer):
     ``M_y``         (k_y, D_out, D_out)     output lags; "fixed": a buffer, the identity on lag 2, or -c_j I on lag j (9)
     ==============  ======================  =========================================================================
 
+    With ``num_heads`` H the layer is H such units side by side, each on its part of the channels: all matrices are block
+    diagonal and stored as (…, D_in, D_out/H), every row for the outputs of its head. For deep models, which mix channels
+    between layers anyway: at equal parameters they are up to √H times as wide.
+
     Args:
         d_in, d_out: channels.
         length: L, the memory: the steps that the filters are made for. Longer sequences run on, with the filters continued
             as sums of exponentials (8).
         num_filters: K.
+        num_heads: H, a divisor of both numbers of channels.
         input_lags: k_u, at least 0; None means 3, or n + 1 with preconditioning of degree n.
         autoregression: "fixed" is Eq. 4 (ŷ_{t-2} with the identity), "learned" Eq. 5, None neither y-term nor delay.
         output_lags: k_y, at least 1; used by "learned" ("fixed" has 2, or n with preconditioning; None means that, or 2).
@@ -67,9 +72,9 @@ class STU(SpectralMixer):
         device, dtype: of the weights. Filters are made in float64 and rounded once.
 
     Raises:
-        ValueError: numbers out of range, ``banks="both"`` with "signed", a bank of another length or count,
-            ``output_lags`` with "fixed", ``preconditioning`` without it, "zero" without "learned", an unknown ``mode``,
-            "block" with a bank of one's own.
+        ValueError: numbers out of range, channels that ``num_heads`` does not divide, ``banks="both"`` with "signed", a bank of
+            another length or count, ``output_lags`` with "fixed", ``preconditioning`` without it, "zero" without "learned",
+            an unknown ``mode``, "block" with a bank of one's own.
         TypeError: numbers that are not integers.
 
     Source: arXiv 2312.06837, Eq. 4 and Eq. 5; arXiv 2502.06545 for the preconditioning.
@@ -91,6 +96,7 @@ class STU(SpectralMixer):
         *,
         length: int,
         num_filters: int = 24,
+        num_heads: int = 1,
         input_lags: int | None = None,
         autoregression: Autoregression | None = "fixed",
         output_lags: int | None = None,
@@ -111,9 +117,11 @@ class STU(SpectralMixer):
         if initial_feedback == "zero" and autoregression != "learned":
             raise ValueError(f"initial_feedback: 'zero' with autoregression={autoregression!r}; that must be 'learned'")
         self.d_in, self.d_out = positive_int("d_in", d_in), positive_int("d_out", d_out)
-        self.initial_feedback = initial_feedback
+        self.initial_feedback, self.num_heads = initial_feedback, positive_int("num_heads", num_heads)
+        if self.d_in % num_heads or self.d_out % num_heads:
+            raise ValueError(f"num_heads: {num_heads}; it must divide the channels, {d_in} in and {d_out} out")
         self.autoregression, self.preconditioning = autoregression, preconditioning
-        self.fixed_coefficients = _fixed_coefficients(autoregression, preconditioning)
+        self.fixed_coefficients = feedback_coefficients(autoregression, preconditioning)
         degree = 2 if self.fixed_coefficients is None else len(self.fixed_coefficients)
         if positive_int("output_lags", degree if output_lags is None else output_lags) != degree and self.fixed_coefficients:
             raise ValueError(f"output_lags: {output_lags} with autoregression='fixed'; the fixed y-term has {degree}")
@@ -125,7 +133,7 @@ class STU(SpectralMixer):
             self.memory = max(self.memory, self.delay + self.length - 1)
 
         def weight(lags: int, rows: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(lags, rows, self.d_out, device=device, dtype=dtype))
+            return nn.Parameter(torch.empty(lags, rows, self.d_out // num_heads, device=device, dtype=dtype))
 
         self.M_u = weight(self.input_lags, self.d_in)
         self.M_phi_plus = weight(self.num_filters, self.d_in)
@@ -155,19 +163,20 @@ class STU(SpectralMixer):
             nn.init.zeros_(parameter)
         if self.autoregression == "learned" and self.initial_feedback == "identity" and self.output_lags >= 2:
             with torch.no_grad():
-                self.M_y[1].copy_(torch.eye(self.d_out))  # type: ignore[index]
+                self.M_y[1].copy_(torch.eye(self.d_out // self.num_heads).repeat(self.num_heads, 1))  # type: ignore[index]
+
+    def whole(self, name: str) -> Tensor:
+        """A weight with the zeros between heads, (…, D_in, D_out); ``M_y`` as (…, D_out, D_out), "fixed" or learned."""
+        weight = getattr(self, name)
+        return weight if weight.shape[-1] == self.d_out else block_diagonal(weight, self.num_heads)
 
     @property
     def config(self) -> dict[str, Any]:  # type: ignore[override]
         """The constructor's arguments."""
         names = ("d_in", "d_out", "length", "num_filters", "input_lags", "autoregression", "delay", "banks", "mode")
         config = {name: getattr(self, name) for name in names}
-        if self.autoregression:
-            config["output_lags"] = self.output_lags
-        if self.initial_feedback != "identity":
-            config["initial_feedback"] = self.initial_feedback
-        if self.preconditioning is not None:
-            config["preconditioning"] = self.preconditioning
+        defaults = {"output_lags": 0, "num_heads": 1, "initial_feedback": "identity", "preconditioning": None}
+        config |= {name: getattr(self, name) for name, value in defaults.items() if getattr(self, name) != value}
         return config | self.prior_config()
 
     def initial_state(self, batch_size: int) -> STUState:
@@ -202,15 +211,15 @@ class STU(SpectralMixer):
             scaled = features[:, :, : self.num_filters] * self.scale[:, None].to(features.dtype)
         else:
             scaled = self.window_features(known[:, self.delay : self.delay + self.length])
-        y = read_out(scaled[:, 0], self.M_phi_plus.to(u_t.dtype))
+        y = read_out(scaled[:, 0], self.M_phi_plus.to(u_t.dtype), self.num_heads)
         if self.M_phi_minus is not None:
-            y = y + read_out(scaled[:, 1], self.M_phi_minus.to(u_t.dtype))
+            y = y + read_out(scaled[:, 1], self.M_phi_minus.to(u_t.dtype), self.num_heads)
         if self.input_lags:
-            y = y + read_out(known[:, : self.input_lags], self.M_u.to(u_t.dtype))
+            y = y + read_out(known[:, : self.input_lags], self.M_u.to(u_t.dtype), self.num_heads)
         if self.M_y is not None:
             past = state.outputs.to(u_t.dtype)
             fixed = self.fixed_coefficients
-            y = y + (read_out(past, self.M_y.to(u_t.dtype)) if fixed is None else fixed_sum(past, fixed))
+            y = y + (read_out(past, self.M_y.to(u_t.dtype), self.num_heads) if fixed is None else fixed_sum(past, fixed))
             outputs = torch.cat([y[:, None], past[:, :-1]], dim=1)
         else:
             outputs = state.outputs
@@ -227,7 +236,8 @@ class STU(SpectralMixer):
         if rest := steps - head:
             dtype = compute_dtype(state.features, self.M_u)
             features, past = state.features.to(dtype), state.outputs.to(dtype)
-            forced = free_response(features, rest, self.free_form(features, rest), self._spectral_weights(dtype))
+            form, weights = self.free_form(features, rest), self._spectral_weights(dtype)
+            forced = free_response(features, rest, form, weights, self.num_heads)
             parts.append(self._feed_back(forced, past))
             known = torch.cat([past.flip(1), parts[-1]], dim=1)
             outputs = known[:, known.shape[1] - self.output_lags :].flip(1)
@@ -242,7 +252,7 @@ class STU(SpectralMixer):
         if self.M_y is None:
             return forced.to(kind)
         past = None if state is None else state.outputs.to(forced.dtype)
-        return (forced + lagged_sum(y.to(forced.dtype), self.M_y.to(forced.dtype), past)).to(kind)
+        return (forced + lagged_sum(y.to(forced.dtype), self.whole("M_y").to(forced.dtype), past)).to(kind)
 
     @without_autocast
     def mix_observed(self, u: Tensor, y: Tensor, state: STUState | None) -> STUState:
@@ -253,7 +263,7 @@ class STU(SpectralMixer):
         return STUState(inputs, features, known[:, known.shape[1] - self.output_lags :].flip(1))
 
     def _spectral_weights(self, dtype: torch.dtype) -> Tensor:
-        """(banks, K, D_in, D_out)."""
+        """(banks, K, D_in, D_out/H)."""
         banks: list[Tensor] = [self.M_phi_plus] if self.M_phi_minus is None else [self.M_phi_plus, self.M_phi_minus]
         return torch.stack(banks).to(dtype)
 
@@ -267,13 +277,13 @@ class STU(SpectralMixer):
         if form is None:
             forced = self._convolve(delayed if state is None else known[:, : m - self.delay + steps], steps)
             if state is not None and self.order:
-                forced = forced + free_response(features, steps, self.free_form(features, steps), weights)
+                forced = forced + free_response(features, steps, self.free_form(features, steps), weights, self.num_heads)
             features = self.absorb(features, delayed)
         else:
-            forced, states = block_convolution(delayed, features, form, weights)
+            forced, states = block_convolution(delayed, features, form, weights, self.num_heads)
             features = self.absorb(states[:, -1], delayed[:, steps - steps % form.block :])
         if self.input_lags:
-            forced = forced + lag_windows(known, self.input_lags, steps) @ self.M_u.to(u.dtype).flatten(0, 1)
+            forced = forced + lag_windows(known, self.input_lags, steps) @ self.whole("M_u").to(u.dtype).flatten(0, 1)
         return forced, known[:, steps:].flip(1), features
 
     def _convolve(self, known: Tensor, steps: int) -> Tensor:
@@ -281,22 +291,14 @@ class STU(SpectralMixer):
         known = known[:, known.shape[1] - steps :] if self.order else known
         taps = self.taps(known.shape[1], known.dtype)
         minus = None if self.M_phi_minus is None else self.M_phi_minus.to(known.dtype)
-        return basis_convolution(known, taps, self.M_phi_plus.to(known.dtype), minus)[:, -steps:]
+        return basis_convolution(known, taps, self.M_phi_plus.to(known.dtype), minus, self.num_heads)[:, -steps:]
 
     def _feed_back(self, x: Tensor, past: Tensor | None) -> Tensor:
         if self.autoregression is None:
             return x
         if self.fixed_coefficients is not None:
             return fixed_feedback(x, self.fixed_coefficients, past)
-        return feedback(x, self.M_y.to(x.dtype), past)  # type: ignore[union-attr]
-
-
-def _fixed_coefficients(autoregression: str | None, preconditioning: int | None) -> tuple[float, ...] | None:
-    if autoregression == "fixed":
-        return (0.0, 1.0) if preconditioning is None else tuple(0.0 - c for c in chebyshev_coefficients(preconditioning))
-    if preconditioning is not None:
-        raise ValueError(f"preconditioning: {preconditioning!r} with autoregression={autoregression!r}; that must be 'fixed'")
-    return None
+        return feedback(x, self.whole("M_y").to(x.dtype), past)
 
 
 class ARSTU(STU):

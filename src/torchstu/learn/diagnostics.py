@@ -46,9 +46,10 @@ def feedback_radius(layer: Mixer) -> float:
     """
     if not isinstance(layer, STU) or layer.M_y is None:
         return 0.0
-    lags, width, _ = layer.M_y.shape
+    M_y = layer.whole("M_y").detach().double().cpu()
+    lags, width, _ = M_y.shape
     companion = torch.zeros(lags * width, lags * width, dtype=torch.float64)
-    companion[:, :width] = layer.M_y.detach().double().cpu().flatten(0, 1)
+    companion[:, :width] = M_y.flatten(0, 1)
     companion[: (lags - 1) * width, width:] = torch.eye((lags - 1) * width)
     return float(torch.linalg.eigvals(companion).abs().max())
 

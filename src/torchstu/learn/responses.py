@@ -155,7 +155,7 @@ def _impulse_variance(maker: RowMaker, uncertainty: Uncertainty, layer: STU, res
 
 def _fed_back_variance(uncertainty: Uncertainty, layer: STU, rows: Tensor) -> Tensor:
     """Variance (T, D_out) of changes of the equations, rows (T, P), that go through the learned y-term."""
-    M_y = layer.M_y.detach().double()  # type: ignore[union-attr]
+    M_y = layer.whole("M_y").detach().double()
     total = torch.zeros(len(rows), layer.d_out, dtype=torch.float64)
     for disturbed in range(layer.d_out):
         drive = torch.zeros(rows.shape[1], len(rows), layer.d_out, dtype=torch.float64)  # a sequence a column
@@ -215,8 +215,9 @@ def _unit_circle(frequencies: Any, sample_time: float | None) -> Tensor:
 def _stu_response(layer: STU, z: Tensor) -> Tensor:
     """(F, D_out, D_in), in float64 whatever the weights are in."""
     K, scale = layer.num_filters, torch.as_tensor(layer.bank.eigenvalues**0.25)[:, None, None]
-    banks = [layer.M_phi_plus] + ([] if layer.M_phi_minus is None else [layer.M_phi_minus])
-    weights = torch.cat([*(scale * bank.detach().double().cpu() for bank in banks), layer.M_u.detach().double().cpu()])
+    names = ["M_phi_plus", "M_phi_minus"][: len(layer.signs)]
+    banks, lags = [layer.whole(name).detach().double().cpu() for name in names], layer.whole("M_u").detach().double().cpu()
+    weights = torch.cat([*(scale * bank for bank in banks), lags])
     assert len(weights) == K * len(banks) + layer.input_lags
     forced = torch.einsum("fj,jio->fio", _unit_responses(layer, z, fed_back=False), weights.to(z.dtype))
     return (forced @ _through(layer, z, fixed=True)).transpose(1, 2)
@@ -248,7 +249,7 @@ def _through(layer: STU, z: Tensor, *, fixed: bool = False) -> Tensor:
     if layer.M_y is None or (layer.autoregression == "fixed" and not fixed):
         return identity
     lagged = _lag_powers(z, layer.output_lags + 1)[:, 1:]
-    open_loop = identity - torch.einsum("fj,jab->fab", lagged, layer.M_y.detach().double().cpu().to(z.dtype))
+    open_loop = identity - torch.einsum("fj,jab->fab", lagged, layer.whole("M_y").detach().double().cpu().to(z.dtype))
     if not bool((torch.linalg.svdvals(open_loop)[:, -1] > _SINGULAR).all()):
         raise ValueError("frequencies: the y-term has a pole at one of them (the fixed one at 0 and at 1/2 cycles per step)")
     return torch.linalg.inv(open_loop)

@@ -19,21 +19,22 @@ _BLOCK_NUMBERS = 2**19
 """Numbers of one frequency block of kernels: what stays in a core's cache."""
 
 
-def basis_convolution(u: Tensor, taps: Tensor, plus: Tensor, minus: Tensor | None = None) -> Tensor:
+def basis_convolution(u: Tensor, taps: Tensor, plus: Tensor, minus: Tensor | None = None, heads: int = 1) -> Tensor:
     """y_t = Σ_{i<t} u_{t-i} Σ_j taps_j(i) (P_j + (-1)^i N_j), design (4) and (11).
 
     Args:
         u: (B, T, D_in), T at least 1.
         taps: (T, J) real, fixed: no gradient flows to them.
-        plus: P, (J, D_in, D_out).
-        minus: N, (J, D_in, D_out); None means zero.
+        plus: P, (J, D_in, D_out/H): rows of group h for the outputs of group h.
+        minus: N, as P; None means zero.
+        heads: H, groups of channels that do not mix.
 
     Returns:
         (B, T, D_out).
     """
     even = plus if minus is None else plus + minus
     odd = plus if minus is None else plus - minus
-    return _BasisConvolution.apply(u, taps, torch.stack([even, odd]))
+    return _BasisConvolution.apply(u, taps, torch.stack([even, odd]), heads)
 
 
 def channel_convolution(u: Tensor, kernel: Tensor) -> Tensor:
@@ -59,51 +60,53 @@ def transform_size(minimum: int) -> int:
 class _BasisConvolution(torch.autograd.Function):
     """Forward and backward by frequency blocks; kernels are made again in the backward instead of kept.
 
-    Shapes of a block of f frequencies: inputs and gradients (f, 2 sheets, Re|Im, B, D); kernels (f, 2 sheets, D_in, Re|Im,
-    D_out) in the forward and (f, 2 sheets, Re|Im, D_in, D_out) in the backward, so that one ``bmm`` makes all real products.
+    Shapes of a block of f frequencies, with a and b channels a head: inputs and gradients (f, 2 sheets, H, Re|Im, B, a or b);
+    kernels (f, 2 sheets, H, a, Re|Im, b) in the forward and (f, 2 sheets, H, Re|Im, a, b) in the backward, so that one ``bmm``
+    makes all real products.
     """
 
     @staticmethod
-    def forward(u: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
+    def forward(u: Tensor, taps: Tensor, weights: Tensor, heads: int) -> Tensor:
         size, batch = transform_size(2 * u.shape[1]), len(u)
-        basis, inputs = _basis_spectra(taps, size), _to_sheets(u, size)
-        d_in, d_out = weights.shape[-2:]
+        basis, inputs = _basis_spectra(taps, size), _to_sheets(u, size, heads)
+        d_in, d_out = inputs.shape[-1], weights.shape[-1]
         outputs = u.new_empty(*inputs.shape[:-1], d_out)
-        for block in _blocks(len(inputs), d_in * d_out):
-            kernel = _kernel_block(basis[:, :, block], weights, parts_first=False)
+        for block in _blocks(len(inputs), heads * d_in * d_out):
+            kernel = _kernel_block(basis[:, :, block], weights, heads, parts_first=False)
             product = torch.bmm(inputs[block].view(-1, 2 * batch, d_in), kernel.view(-1, d_in, 2 * d_out))
-            product = product.view(-1, 2, 2, batch, 2, d_out)  # (f, sheet, Re|Im of u, B, Re|Im of kernel, D_out)
-            outputs[block, :, 0].copy_(product[:, :, 0, :, 0]).sub_(product[:, :, 1, :, 1])
-            outputs[block, :, 1].copy_(product[:, :, 0, :, 1]).add_(product[:, :, 1, :, 0])
+            product = product.view(-1, 2, heads, 2, batch, 2, d_out)  # (f, sheet, H, Re|Im of u, B, Re|Im of kernel, b)
+            outputs[block, :, :, 0].copy_(product[:, :, :, 0, :, 0]).sub_(product[:, :, :, 1, :, 1])
+            outputs[block, :, :, 1].copy_(product[:, :, :, 0, :, 1]).add_(product[:, :, :, 1, :, 0])
         return _from_sheets(outputs, size, u.shape[1])
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, int], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:3])
+        ctx.heads = inputs[3]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
-        u, taps, weights = ctx.saved_tensors
-        needs_u, _, needs_weights = ctx.needs_input_grad
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
+        (u, taps, weights), heads = ctx.saved_tensors, ctx.heads
+        needs_u, _, needs_weights, _ = ctx.needs_input_grad
         size, batch = transform_size(2 * u.shape[1]), len(u)
-        basis, grads = _basis_spectra(taps, size), _to_sheets(grad, size)
-        d_in, d_out = weights.shape[-2:]
+        basis, grads = _basis_spectra(taps, size), _to_sheets(grad, size, heads)
+        d_in, d_out = u.shape[2] // heads, weights.shape[-1]
         grad_inputs = u.new_empty(*grads.shape[:-1], d_in) if needs_u else None
         grad_weights = torch.zeros_like(weights) if needs_weights else None
-        scaled = _to_sheets(u, size).mul_(_parseval(len(grads), size, u)) if needs_weights else None
-        for block in _blocks(len(grads), d_in * d_out):
+        scaled = _to_sheets(u, size, heads).mul_(_parseval(len(grads), size, u)) if needs_weights else None
+        for block in _blocks(len(grads), heads * d_in * d_out):
             part = grads[block]
             if grad_inputs is not None:  # G Hᴴ
-                kernel = _kernel_block(basis[:, :, block], weights, parts_first=True)
+                kernel = _kernel_block(basis[:, :, block], weights, heads, parts_first=True)
                 product = torch.bmm(part.view(-1, 2 * batch, d_out), kernel.view(-1, 2 * d_in, d_out).mT)
-                product = product.view(-1, 2, 2, batch, 2, d_in)  # (f, sheet, Re|Im of g, B, Re|Im of kernel, D_in)
-                grad_inputs[block, :, 0].copy_(product[:, :, 0, :, 0]).add_(product[:, :, 1, :, 1])
-                grad_inputs[block, :, 1].copy_(product[:, :, 1, :, 0]).sub_(product[:, :, 0, :, 1])
+                product = product.view(-1, 2, heads, 2, batch, 2, d_in)  # (f, sheet, H, Re|Im of g, B, Re|Im of kernel, a)
+                grad_inputs[block, :, :, 0].copy_(product[:, :, :, 0, :, 0]).add_(product[:, :, :, 1, :, 1])
+                grad_inputs[block, :, :, 1].copy_(product[:, :, :, 1, :, 0]).sub_(product[:, :, :, 0, :, 1])
             if grad_weights is not None and scaled is not None:  # Uᴴ G, then its inner products with the basis
                 _accumulate(grad_weights, basis[:, :, block], scaled[block], part)
         grad_u = None if grad_inputs is None else _from_sheets(grad_inputs, size, u.shape[1])
-        return grad_u, None, grad_weights
+        return grad_u, None, grad_weights, None
 
 
 def _blocks(frequencies: int, numbers: int) -> list[slice]:
@@ -111,25 +114,25 @@ def _blocks(frequencies: int, numbers: int) -> list[slice]:
     return [slice(i, min(i + step, frequencies)) for i in range(0, frequencies, step)]
 
 
-def _to_sheets(x: Tensor, size: int) -> Tensor:
-    """(B, T, D) to (size/4+1, 2, 2, B, D): real and imaginary parts of x̂(f) and of conj(x̂(size/2 - f))."""
+def _to_sheets(x: Tensor, size: int, heads: int) -> Tensor:
+    """(B, T, H·a) to (size/4+1, 2, H, 2, B, a): real and imaginary parts of x̂(f) and of conj(x̂(size/2 - f))."""
     quarter = size // 4
-    spectrum = torch.view_as_real(torch.fft.rfft(x.mT, size))  # (B, D, size/2+1, 2)
-    sheets = x.new_empty(quarter + 1, 2, 2, x.shape[0], x.shape[2])
-    sheets[:, 0].copy_(spectrum[:, :, : quarter + 1].permute(2, 3, 0, 1))
-    sheets[:, 1].copy_(spectrum[:, :, quarter:].flip(2).permute(2, 3, 0, 1))
-    sheets[:, 1, 1].neg_()
+    spectrum = torch.view_as_real(torch.fft.rfft(x.mT, size)).unflatten(1, (heads, -1))  # (B, H, a, size/2+1, 2)
+    sheets = x.new_empty(quarter + 1, 2, heads, 2, x.shape[0], x.shape[2] // heads)
+    sheets[:, 0].copy_(spectrum[:, :, :, : quarter + 1].permute(3, 1, 4, 0, 2))
+    sheets[:, 1].copy_(spectrum[:, :, :, quarter:].flip(3).permute(3, 1, 4, 0, 2))
+    sheets[:, 1, :, 1].neg_()
     return sheets
 
 
 def _from_sheets(sheets: Tensor, size: int, steps: int) -> Tensor:
-    """The inverse of `_to_sheets`, cut to the first ``steps`` times; (B, steps, D)."""
-    quarter, (batch, channels) = size // 4, sheets.shape[-2:]
-    spectrum = sheets.new_empty(batch, channels, size // 2 + 1, 2)
-    spectrum[:, :, : quarter + 1].copy_(sheets[:, 0].permute(2, 3, 0, 1))
-    spectrum[:, :, quarter:].copy_(sheets[:, 1].flip(0).permute(2, 3, 0, 1))
-    spectrum[:, :, quarter:, 1].neg_()
-    return torch.fft.irfft(torch.view_as_complex(spectrum), size)[..., :steps].mT
+    """The inverse of `_to_sheets`, cut to the first ``steps`` times; (B, steps, H·a)."""
+    quarter, heads, (batch, channels) = size // 4, sheets.shape[2], sheets.shape[-2:]
+    spectrum = sheets.new_empty(batch, heads, channels, size // 2 + 1, 2)
+    spectrum[:, :, :, : quarter + 1].copy_(sheets[:, 0].permute(3, 1, 4, 0, 2))
+    spectrum[:, :, :, quarter:].copy_(sheets[:, 1].flip(0).permute(3, 1, 4, 0, 2))
+    spectrum[:, :, :, quarter:, 1].neg_()
+    return torch.fft.irfft(torch.view_as_complex(spectrum.flatten(1, 2)), size)[..., :steps].mT
 
 
 def _basis_spectra(taps: Tensor, size: int) -> Tensor:
@@ -142,38 +145,38 @@ def _basis_spectra(taps: Tensor, size: int) -> Tensor:
     return torch.view_as_real(torch.stack([even, odd])).movedim(-1, 1).contiguous()
 
 
-def _kernel_block(basis: Tensor, weights: Tensor, parts_first: bool) -> Tensor:
-    """Kernels E ± O at a block of frequencies, (f, 2 sheets, Re|Im, D_in, D_out), or with Re|Im after D_in."""
+def _kernel_block(basis: Tensor, weights: Tensor, heads: int, parts_first: bool) -> Tensor:
+    """Kernels E ± O at a block of frequencies, (f, 2 sheets, H, Re|Im, a, b), or with Re|Im after a."""
     count, (_, columns, d_in, d_out) = basis.shape[2], weights.shape
     halves = torch.bmm(basis.reshape(2, 2 * count, columns), weights.reshape(2, columns, d_in * d_out))
-    even, odd = halves.view(2, 2, count, d_in, d_out)  # (Re|Im, f, D_in, D_out)
+    even, odd = halves.view(2, 2, count, heads, d_in // heads, d_out)  # (Re|Im, f, H, a, b)
     if parts_first:
-        kernel = weights.new_empty(count, 2, 2, d_in, d_out)
-        sheets = kernel.permute(1, 2, 0, 3, 4)
+        kernel = weights.new_empty(count, 2, heads, 2, d_in // heads, d_out)
+        sheets = kernel.permute(1, 3, 0, 2, 4, 5)
     else:
-        kernel = weights.new_empty(count, 2, d_in, 2, d_out)
-        sheets = kernel.permute(1, 3, 0, 2, 4)
+        kernel = weights.new_empty(count, 2, heads, d_in // heads, 2, d_out)
+        sheets = kernel.permute(1, 4, 0, 2, 3, 5)
     sheets[0].copy_(even).add_(odd)
     sheets[1].copy_(even).sub_(odd)
     return kernel
 
 
 def _parseval(count: int, size: int, like: Tensor) -> Tensor:
-    """Weights of the quarter spectrum in an inner product over time: (count, 1, 1, 1, 1)."""
-    weights = like.new_full((count, 1, 1, 1, 1), 2.0 / size)
+    """Weights of the quarter spectrum in an inner product over time: (count, 1, 1, 1, 1, 1)."""
+    weights = like.new_full((count, 1, 1, 1, 1, 1), 2.0 / size)
     weights[0] = weights[-1] = 1.0 / size
     return weights
 
 
 def _accumulate(grad_weights: Tensor, basis: Tensor, x: Tensor, grad: Tensor) -> None:
     """Add a block's share of the gradient of the weights, in place."""
-    count, _, _, batch, d_in = x.shape
-    (_, columns, _, d_out) = grad_weights.shape
-    turned = grad.new_empty(count, 2, 2, batch, 2, d_out)  # g and -i g, side by side
+    count, _, heads, _, batch, channels = x.shape
+    (_, columns, d_in, d_out) = grad_weights.shape
+    turned = grad.new_empty(count, 2, heads, 2, batch, 2, d_out)  # g and -i g, side by side
     turned[..., 0, :].copy_(grad)
-    turned[:, :, 0, :, 1].copy_(grad[:, :, 1])
-    turned[:, :, 1, :, 1].copy_(grad[:, :, 0]).neg_()
-    product = torch.bmm(x.reshape(-1, 2 * batch, d_in).mT, turned.view(-1, 2 * batch, 2 * d_out))
+    turned[:, :, :, 0, :, 1].copy_(grad[:, :, :, 1])
+    turned[:, :, :, 1, :, 1].copy_(grad[:, :, :, 0]).neg_()
+    product = torch.bmm(x.reshape(-1, 2 * batch, channels).mT, turned.view(-1, 2 * batch, 2 * d_out))
     product = product.view(count, 2, d_in, 2, d_out).permute(1, 3, 0, 2, 4)  # (sheet, Re|Im, f, D_in, D_out)
     halves = x.new_empty(2, 2, count, d_in, d_out)
     halves[0].copy_(product[0]).add_(product[1])

@@ -29,3 +29,16 @@ def chebyshev_coefficients(degree: int) -> tuple[float, ...]:
         raise ValueError(f"preconditioning: {degree}; it must be a degree from 1 to {HIGHEST_DEGREE}")
     powers = cheb2poly(np.eye(1, degree + 1, degree)[0]) / 2.0 ** (degree - 1)  # lowest power first
     return tuple(float(c) for c in powers[-2::-1])
+
+
+def feedback_coefficients(autoregression: str | None, preconditioning: int | None) -> tuple[float, ...] | None:
+    """a of a "fixed" y-term y_t = Σ_j a_j y_{t-j} + …: (0, 1) for p(A) = A² - I, or -c of a degree; None if not "fixed".
+
+    Raises:
+        ValueError: a degree with another y-term, or out of range.
+    """
+    if autoregression == "fixed":
+        return (0.0, 1.0) if preconditioning is None else tuple(0.0 - c for c in chebyshev_coefficients(preconditioning))
+    if preconditioning is not None:
+        raise ValueError(f"preconditioning: {preconditioning!r} with autoregression={autoregression!r}; that must be 'fixed'")
+    return None
