@@ -78,7 +78,8 @@ def run(code):
 
 def test_import_loads_nothing_heavy():
     heavy = ["torch", "matplotlib", "pandas", "pytorch_lightning", "pyarrow", "scipy", "jinja2",
-             "onnx", "onnxruntime", "onnxscript", "control", "sklearn", "yaml", "optuna"]  # fmt: skip
+             "onnx", "onnxruntime", "onnxscript", "control", "sklearn", "yaml", "optuna",
+             "transformers"]  # fmt: skip
     result = run(f"import sys, torchstu, torchstu.cli.main; print([m for m in {heavy} if m in sys.modules])")
     assert result.stdout.strip() == "[]", result.stderr
 
@@ -88,6 +89,7 @@ def test_the_core_needs_only_torch_numpy_and_safetensors():
     code = """
 import sys
 extras = "matplotlib pandas pyarrow pytorch_lightning scipy tqdm onnx onnxruntime onnxscript control sklearn yaml optuna"
+extras += " transformers"
 for name in extras.split():
     sys.modules[name] = None
 import torch, torchstu

@@ -1,0 +1,90 @@
+"""A mixer of the library inside a decoder layer: padding, packed sequences and the state in the cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from torchstu.integrations.transformers.cache import MixerState
+from torchstu.integrations.transformers.configuration import STUConfig
+from torchstu.layers.base import Mixer, State, map_state
+from torchstu.layers.registry import make_mixer
+
+
+class STUMixing(nn.Module):
+    """y = mixer(x) over the real steps of every sequence; what is padding neither counts nor changes a state.
+
+    Args:
+        config: of the model.
+        layer_idx: of the layer, counted from 0.
+
+    Raises:
+        ValueError, TypeError: of the mixer, for its options.
+    """
+
+    mixer: Mixer
+
+    def __init__(self, config: STUConfig, layer_idx: int) -> None:
+        super().__init__()
+        name, options = config.mixer(layer_idx)
+        self.layer_idx = layer_idx
+        self.mixer = make_mixer(name, config.hidden_size, config.filter_length, **options)
+
+    def forward(
+        self, x: Tensor, real: Tensor | None = None, reset: Tensor | None = None, cache: MixerState | None = None
+    ) -> Tensor:
+        """x (B, T, D); ``real`` (B, T) bool says which steps are none of the padding, ``reset`` where a sequence starts."""
+        state = None if cache is None else cache.state
+        if real is not None:
+            y, state = self._padded(x, real, state)
+        elif x.shape[1] == 1 and state is not None:
+            y_t, state = self.mixer.step(x[:, 0], state)
+            y = y_t[:, None]
+        else:
+            y, state = self.mixer(x, state, reset=reset)
+        if cache is not None:
+            cache.state = state
+        return y
+
+    def _padded(self, x: Tensor, real: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """Real steps moved to the end of every row, in order: a linear mixer at rest does not notice zeros before them."""
+        order = real.long().argsort(dim=1, stable=True)[..., None].expand_as(x)
+        moved, there = x.gather(1, order), real.sort(dim=1, stable=True).values
+        if state is None and self.mixer.is_linear:
+            y, after = self.mixer(moved * there[..., None].to(x.dtype), None)
+        else:
+            y, after = self._by_count(moved, there.sum(1), state)
+        return torch.zeros_like(y).scatter(1, order, y * there[..., None].to(y.dtype)), after
+
+    def _by_count(self, moved: Tensor, counts: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """Rows with as many real steps as one batch; a row without any keeps its state."""
+        batch, steps, _ = moved.shape
+        before = self.mixer.initial_state(batch) if state is None else state
+        y, after = moved.new_zeros(batch, steps, self.mixer.d_out), before
+        for count in counts.unique().tolist():
+            if count:
+                rows = (counts == count).nonzero()[:, 0]
+                part, ended = self.mixer(moved[rows, steps - count :], map_state(lambda s, at=rows: s[at], before))
+                y = y.index_put((rows[:, None], torch.arange(steps - count, steps, device=y.device)), part.to(y.dtype))
+                after = map_state(lambda s, e, at=rows: s.index_copy(0, at, e.to(s.dtype)), after, ended)
+        return y, after
+
+
+def real_steps(attention_mask: Tensor | None, steps: int) -> Tensor | None:
+    """(B, T) bool of the last ``steps`` columns of a padding mask; None where nothing is padding.
+
+    A single step after others is a token, whatever the mask says of earlier ones.
+    """
+    if attention_mask is None or steps == 1 < attention_mask.shape[1]:
+        return None
+    real = attention_mask[:, -steps:].bool()
+    return None if bool(real.all()) else real
+
+
+def starts(position_ids: Tensor | None) -> Tensor | None:
+    """(B, T) bool, True where positions of a packed batch do not go on; None for one sequence a row."""
+    if position_ids is None or position_ids.shape[1] < 2:
+        return None
+    reset = torch.zeros_like(position_ids, dtype=torch.bool)
+    reset[:, 1:] = position_ids.diff(dim=1) != 1
+    return reset if bool(reset.any()) else None
