@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 from torchstu.integrations.transformers.cache import STUCache  # noqa: E402
 from torchstu.integrations.transformers.configuration import STUConfig  # noqa: E402
+from torchstu.integrations.transformers.flash_stu import from_flash_stu  # noqa: E402
 from torchstu.integrations.transformers.modeling import (  # noqa: E402
     STUForCausalLM,
     STUForSequenceClassification,
@@ -23,4 +24,4 @@ AutoModel.register(STUConfig, STUModel)
 AutoModelForCausalLM.register(STUConfig, STUForCausalLM)
 AutoModelForSequenceClassification.register(STUConfig, STUForSequenceClassification)
 
-__all__ = ["STUCache", "STUConfig", "STUForCausalLM", "STUForSequenceClassification", "STUModel"]
+__all__ = ["STUCache", "STUConfig", "STUForCausalLM", "STUForSequenceClassification", "STUModel", "from_flash_stu"]

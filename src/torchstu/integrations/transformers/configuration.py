@@ -32,6 +32,8 @@ class STUConfig(PreTrainedConfig):
         num_attention_heads, num_key_value_heads, head_dim: of attention; None: as many as heads, D / heads.
         max_position_embeddings: the positions that attention is meant for; STU layers know none.
         rope_parameters: of attention's rotary embedding, as in the library.
+        alibi_slopes: a number a head in place of the rotary embedding: how fast its attention falls with distance.
+        attn_logit_softcapping: c of c tanh(s / c) on the logits of attention; None: no cap.
         attention_dropout, attention_bias: of attention.
         hidden_act: of the MLPs.
         hidden_dropout: of what every part adds to the residual sum.
@@ -68,6 +70,8 @@ class STUConfig(PreTrainedConfig):
     head_dim: int | None = None
     max_position_embeddings: int = 131_072
     rope_parameters: dict[str, Any] | None = None
+    alibi_slopes: list[float] | None = None
+    attn_logit_softcapping: float | None = None
     attention_dropout: float = 0.0
     attention_bias: bool = False
     hidden_act: str = "silu"
@@ -95,6 +99,8 @@ class STUConfig(PreTrainedConfig):
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None:
             self.head_dim = self.hidden_size // self.num_attention_heads
+        if self.alibi_slopes is not None and len(self.alibi_slopes) != self.num_attention_heads:
+            raise ValueError(f"alibi_slopes: {len(self.alibi_slopes)} of them; there are {self.num_attention_heads} heads")
         self.layer_types = [name if name in ATTENTION else "linear_attention" for name in self.layer_mixers]
         super().__post_init__(**kwargs)
 

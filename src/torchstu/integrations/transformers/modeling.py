@@ -10,28 +10,17 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_layers import GenericForSequenceClassification, GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm, LlamaRotaryEmbedding
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRotaryEmbedding
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from torchstu.integrations.transformers.attention import STUAttention
 from torchstu.integrations.transformers.cache import STUCache, check_cache
 from torchstu.integrations.transformers.configuration import ATTENTION, STUConfig
 from torchstu.integrations.transformers.mixing import STUMixing, real_steps, starts
 from torchstu.layers.base import Mixer
 from torchstu.layers.spectral import SpectralMixer
-
-
-class STUAttention(LlamaAttention):
-    """The library's attention with rotary positions, over all that came before or over a window of it."""
-
-    def __init__(self, config: STUConfig, layer_idx: int) -> None:
-        super().__init__(config, layer_idx)
-        self.sliding_window = config.sliding_window if config.layer_types[layer_idx] == "sliding_attention" else None
-
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """As in the library; backends without masks are told the window."""
-        return super().forward(hidden_states, *args, sliding_window=self.sliding_window, **kwargs)
 
 
 class STUDecoderLayer(GradientCheckpointingLayer):
@@ -45,8 +34,8 @@ class STUDecoderLayer(GradientCheckpointingLayer):
         else:
             self.mixing = STUMixing(config, layer_idx)
         self.mlp = LlamaMLP(config)
-        self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_mixing_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_mixing_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(
@@ -125,8 +114,8 @@ class STUModel(STUPreTrainedModel):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.layers = nn.ModuleList([STUDecoderLayer(config, index) for index in range(config.num_hidden_layers)])
-        self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = LlamaRotaryEmbedding(config=config) if config.has_attention else None
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = LlamaRotaryEmbedding(config=config) if config.has_attention and config.alibi_slopes is None else None
         self.gradient_checkpointing = False
         self.post_init()
 
