@@ -8,7 +8,7 @@ import pytest
 
 from torchstu.cli.main import main
 
-COMMANDS = ["fit", "identify", "predict", "filters", "demo", "reproduce", "train", "sweep"]
+COMMANDS = ["fit", "identify", "predict", "filters", "demo", "reproduce", "train", "sweep", "lm"]
 
 
 def test_filters_prints_and_draws(tmp_path, capsys):

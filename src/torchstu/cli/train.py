@@ -23,8 +23,8 @@ goes on with the same command and --resume. On several machines: torchrun --nnod
 
 
 def join_overrides(argv: Sequence[str]) -> list[str]:
-    """The command line of train and sweep with ``--KEY.KEY VALUE`` as ``--set=KEY.KEY=VALUE``; of other commands as it is."""
-    if not argv or argv[0] not in ("train", "sweep"):
+    """``--KEY.KEY VALUE`` as ``--set=KEY.KEY=VALUE`` in the command lines of train, sweep and lm; others as they are."""
+    if not argv or argv[0] not in ("train", "sweep", "lm"):
         return list(argv)
     joined, rest = [], list(argv)
     while rest:

@@ -33,7 +33,9 @@ UNSUPPORTED = {"use_hankel_L": False, "stu_enable_mlp_sandwich": False, "bias": 
 """Options of theirs that change the model, and the value that can be converted."""
 
 
-def from_flash_stu(weights: dict[str, Tensor], config: dict[str, Any], *, tolerance: float = 2e-2) -> STUForCausalLM:
+def from_flash_stu(
+    weights: dict[str, Tensor], config: dict[str, Any], *, hidden_act: str = "gelu_pytorch_tanh", tolerance: float = 2e-2
+) -> STUForCausalLM:
     """A Flash STU checkpoint as an `STUForCausalLM`, which streams.
 
     Their filters, ``phi`` in the checkpoint, are dense eigenvectors, in the order, with the signs and with the rounding they
@@ -44,6 +46,7 @@ def from_flash_stu(weights: dict[str, Tensor], config: dict[str, Any], *, tolera
     Args:
         weights: their ``state_dict``, read from safetensors or by ``torch.load(…, weights_only=True)``.
         config: their ``config.json`` as a table; ``n_embd``, ``n_heads``, ``n_layers``, ``seq_len`` and so on.
+        hidden_act: the gate of the MLPs; "silu" for models trained with the Liger kernel in place of their plain code.
         tolerance: the largest distance of one of their unit-norm filters from the span of ours.
 
     Raises:
@@ -53,7 +56,7 @@ def from_flash_stu(weights: dict[str, Tensor], config: dict[str, Any], *, tolera
     for option, supported in UNSUPPORTED.items():
         if config.get(option, supported) not in (supported, None):
             raise ValueError(f"config: {option}={config[option]!r}; only {supported!r} can be converted")
-    ours = _config(config)
+    ours = _config(config, hidden_act)
     model = STUForCausalLM(ours).to(weights["tok_emb.weight"].dtype if "tok_emb.weight" in weights else torch.float32)
     basis = _basis(weights.get("phi"), ours, tolerance)
     left = {name: value for name, value in weights.items() if name not in ("phi", "lm_head.weight") and ".phi" not in name}
@@ -73,7 +76,7 @@ def from_flash_stu(weights: dict[str, Tensor], config: dict[str, Any], *, tolera
     return model.eval()
 
 
-def _config(config: dict[str, Any]) -> STUConfig:
+def _config(config: dict[str, Any], hidden_act: str) -> STUConfig:
     width, heads, window = config["n_embd"], config.get("n_heads", 8), config.get("window_size", 1024)
     window = window[0] if isinstance(window, (tuple, list)) else window
     approximate = config.get("use_approx", True)
@@ -92,7 +95,7 @@ def _config(config: dict[str, Any]) -> STUConfig:
         num_attention_heads=heads,
         alibi_slopes=alibi_slopes(heads, 0.25),
         attn_logit_softcapping=config.get("softcap", 50.0) or None,
-        hidden_act="gelu_pytorch_tanh",
+        hidden_act=hidden_act,
         hidden_dropout=config.get("dropout", 0.0),
         attention_dropout=config.get("dropout", 0.0),
         rms_norm_eps=config.get("rms_norm_eps", 1e-6),

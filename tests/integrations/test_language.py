@@ -1,0 +1,218 @@
+"""Language models from text: tokens on disk, training that resumes, bits per byte, text in constant memory."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from torchstu.cli.main import main
+from torchstu.integrations.transformers import STUConfig, STUForCausalLM
+from torchstu.integrations.transformers.evaluation import bits_by_position, bits_per_byte, generate_text
+from torchstu.integrations.transformers.language import LanguageRun, train_language_model
+from torchstu.integrations.transformers.text import (
+    PARTS,
+    Windows,
+    byte_tokenizer,
+    language_files,
+    load_tokenizer,
+    scripture,
+    write_tokens,
+)
+
+MODEL = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "mixers": ["STU", "sliding_attention"],
+    "num_filters": 4, "sliding_window": 8,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_bytes("".join(f"line {i} says {i * i} – ünïcode\n" for i in range(1500)).encode())
+    return path
+
+
+def run_of(text, **options):
+    return LanguageRun((str(text),), model=MODEL, **{"context": 16, "batch_size": 4, "steps": 6, "validate_every": 2} | options)
+
+
+@pytest.fixture(scope="module")
+def trained(text, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lm") / "run"
+    results = train_language_model(run_of(text), folder, say=lambda line: None)
+    return folder, results
+
+
+def test_bytes_are_tokens_and_come_back():
+    tokenizer, raw = byte_tokenizer(), bytes(range(256)).decode("latin-1")
+    ids = tokenizer.encode(raw, add_special_tokens=False)
+    assert len(ids) == len(raw.encode()) == 384
+    assert tokenizer.decode(ids) == raw
+    assert len(tokenizer) == 257
+    assert tokenizer.eos_token_id == 256
+
+
+def test_every_byte_is_in_one_part(text, tmp_path):
+    tokens = write_tokens([str(text)], byte_tokenizer(), tmp_path)
+    assert sum(tokens.bytes.values()) == text.stat().st_size
+    assert tokens.tokens == tokens.bytes  # a token a byte
+    assert 0.04 < tokens.bytes["test"] / text.stat().st_size < 0.06
+    whole = byte_tokenizer().decode(np.concatenate([tokens.part(part) for part in PARTS]).tolist())
+    assert whole == text.read_text("utf-8")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tokens.bin"]
+
+
+def test_pieces_of_any_size_give_the_same_tokens(text, tmp_path, monkeypatch):
+    expected = write_tokens([str(text), str(text)], byte_tokenizer(), tmp_path / "a")
+    monkeypatch.setattr("torchstu.integrations.transformers.text.PIECE", 7)
+    found = write_tokens([str(text), str(text)], byte_tokenizer(), tmp_path / "b")
+    for part in PARTS:
+        assert np.array_equal(found.part(part), expected.part(part))
+
+
+def test_every_token_but_the_first_is_predicted_once():
+    windows = Windows(np.arange(50), 8)
+    assert len(windows) == 6
+    assert torch.equal(torch.cat([windows[i]["input_ids"][1:] for i in range(6)]), torch.arange(1, 49))
+    with pytest.raises(ValueError, match="context: 50; there are 50 tokens"):
+        Windows(np.arange(50), 50)
+
+
+def test_the_text_that_ships_is_text():
+    text = scripture().decode("ascii")
+    assert text.startswith("In the beginning God created the heaven and the earth.\n")
+    assert len(text) == 2_094_637
+
+
+def test_a_model_that_knows_nothing_needs_eight_bits(text, tmp_path):
+    tokens = write_tokens([str(text)], byte_tokenizer(), tmp_path)
+    model = STUForCausalLM(STUConfig(**MODEL, vocab_size=257, filter_length=16, initializer_range=1e-6))
+    assert abs(bits_per_byte(model, tokens, "test", 16) - math.log2(257)) < 1e-4
+    by_position = bits_by_position(model, tokens, "test", 64)
+    assert by_position.shape == (64,)
+    assert abs(by_position - math.log2(257)).max() < 1e-4
+
+
+def test_bits_count_bytes_where_tokens_are_longer(text, tmp_path, trained):
+    """Merged tokens: fewer of them, so more bits each, and the same bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train([str(text)], trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    results = train_language_model(
+        run_of(text, tokenizer=str(tmp_path / "tokenizer.json"), steps=2), tmp_path / "run", say=lambda line: None
+    )
+    tokens = write_tokens([str(text)], load_tokenizer(str(tmp_path / "tokenizer.json")), tmp_path / "tokens")
+    assert tokens.tokens["test"] < 0.7 * tokens.bytes["test"]
+    assert 0 < results["bits_per_byte"]["test"] < 8.3 * tokens.tokens["test"] / tokens.bytes["test"] + 0.1
+
+
+def test_training_learns_and_writes_what_the_library_loads(trained):
+    folder, results = trained
+    assert results["bits_per_byte"]["test"] < 7.9
+    assert json.loads((folder / "results.json").read_text()) == results
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder / "model"), AutoTokenizer.from_pretrained(folder / "model")
+    words = []
+    found = generate_text(model.eval(), tokenizer, "line", 20, write=words.append)
+    assert "".join(words) == found
+    assert found == generate_text(model, tokenizer, "line", 20)
+    assert found != generate_text(model, tokenizer, "line", 20, seed=1)
+    greedy = generate_text(model, tokenizer, "line", 20, temperature=0)
+    assert greedy == generate_text(model, tokenizer, "line", 20, temperature=0, seed=1)
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(text, trained, tmp_path):
+    def stop(line):
+        if line.startswith("step 4"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_language_model(run_of(text), tmp_path / "run", say=stop)
+    assert not (tmp_path / "run" / "model").exists()
+    with pytest.raises(ValueError, match=r"seed: 1; the run in .* has 0"):
+        train_language_model(run_of(text, seed=1), tmp_path / "run", resume=True)
+    with pytest.raises(FileExistsError, match="exists already"):
+        train_language_model(run_of(text), tmp_path / "run")
+    train_language_model(run_of(text), tmp_path / "run", resume=True, say=lambda line: None)
+    first, second = (AutoModelForCausalLM.from_pretrained(path / "model") for path in (trained[0], tmp_path / "run"))
+    for name, weight in first.state_dict().items():
+        assert torch.equal(second.state_dict()[name], weight), name
+
+
+BAD = {
+    "context: 0; it must be an integer of at least 1": {"context": 0},
+    "learning_rate: 0.0; it must be a number from 0": {"learning_rate": 0.0},
+    "warmup: 1.5": {"warmup": 1.5},
+    "tokenizer: nowhere.json: no such file": {"tokenizer": "nowhere.json"},
+    "mixers: 'Mamba'": {"model": {"mixers": "Mamba"}},
+    "context: 5000; there are": {"context": 5000},
+    "files: nothing.txt: no such file": {"files": ("nothing.txt",)},
+}
+
+
+@pytest.mark.parametrize(("message", "options"), BAD.items(), ids=BAD)
+def test_bad_runs_are_refused(message, options, text, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train_language_model(LanguageRun(**{"files": (str(text),), "context": 16} | options), tmp_path / "run")
+    if "context: 5000" not in message:
+        assert not (tmp_path / "run").exists()
+
+
+def test_bad_requests_for_text_are_refused(trained):
+    model = AutoModelForCausalLM.from_pretrained(trained[0] / "model")
+    tokenizer = AutoTokenizer.from_pretrained(trained[0] / "model")
+    for message, options in {
+        "tokens: 0": {"tokens": 0}, "temperature: -1": {"temperature": -1}, "prompt: ''; it must have at least": {"prompt": ""},
+    }.items():  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            generate_text(model, tokenizer, **{"prompt": "a", "tokens": 2} | options)
+
+
+def test_folders_stand_for_their_texts(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("b.txt", "a/c.md", "a/d.png"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "empty").mkdir()
+    assert language_files([str(tmp_path)]) == (str(tmp_path / "a/c.md"), str(tmp_path / "b.txt"))
+    with pytest.raises(ValueError, match="a folder without"):
+        language_files([str(tmp_path / "empty")])
+
+
+def test_the_command_trains_writes_and_measures(text, tmp_path, capsys):
+    output = str(tmp_path / "run")
+    train = ["lm", "train", str(text), "--output", output, "--steps", "4", "--validate-every", "2", "--context", "16"]
+    options = ["--model.hidden_size", "16", "--model.num_attention_heads", "2", "--model.mixers", "TensordotSTU"]
+    assert main([*train, *options]) == 0
+    assert "bits per byte" in capsys.readouterr().out
+    assert main(["lm", "generate", f"{output}/model", "--prompt", "line", "--tokens", "5"]) == 0
+    assert capsys.readouterr().out.startswith("line")
+    positions = str(tmp_path / "positions.csv")
+    assert main(["lm", "evaluate", f"{output}/model", str(text), "--context", "32", "--positions", positions]) == 0
+    rows = np.loadtxt(positions, delimiter=",", skiprows=1)
+    assert rows.shape == (32, 2)
+    assert float(capsys.readouterr().out.split()[0]) == pytest.approx(rows[:, 1].mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--output", "x", "--model.width", "3"], "model.width: unknown; it must be model. and one of"),
+        (["train", "--output", "x", "--model.hidden_size", "wide"], "model.hidden_size: 'wide'; it must be of type int"),
+        (["generate", "nowhere", "--prompt", "a"], "nowhere: no folder of a model"),
+        (["evaluate", "nowhere", "--positions", "x.png"], "--output: 'x.png'; it must end in .csv"),
+    ],
+)
+def test_bad_commands_are_refused_in_a_line(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["lm", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
