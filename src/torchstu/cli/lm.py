@@ -11,7 +11,7 @@ from torchstu.cli.outputs import check_file
 from torchstu.extras import require
 
 EXAMPLE = """\
-examples:
+example:
   torchstu lm train --output scripture
   torchstu lm train my-texts/ --tokenizer tokenizer.json --model.hidden_size 256 --steps 5000 --output my-model
   torchstu lm generate scripture/model --prompt "In the beginning" --tokens 400

@@ -14,11 +14,24 @@ from torchstu.layers.base import State, map_state
 
 
 class MixerState(LinearAttentionLayer):
-    """The state of one mixer, as the contract has it: a named tuple of tensors, the batch first."""
+    """The state of one mixer, as the contract has it: a named tuple of tensors, the batch first.
+
+    Kept as its type and a list of its tensors: exporters rebuild lists, but no named tuples.
+    """
 
     def __init__(self) -> None:
         super().__init__(number_of_states=0)
-        self.state: State | None = None
+        self.kind: type | None = None
+        self.parts: list[Tensor] | None = None
+
+    @property
+    def state(self) -> State | None:
+        """The state after the last step; None before the first."""
+        return None if self.parts is None or self.kind is None else self.kind(*self.parts)
+
+    @state.setter
+    def state(self, state: State | None) -> None:
+        self.kind, self.parts = (None, None) if state is None else (type(state), list(state))
 
     def reset(self) -> None:
         """Forget."""

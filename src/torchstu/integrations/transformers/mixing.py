@@ -37,7 +37,7 @@ class STUMixing(nn.Module):
         state = None if cache is None else cache.state
         if real is not None:
             y, state = self._padded(x, real, state)
-        elif x.shape[1] == 1 and state is not None:
+        elif x.shape[1] == 1 and state is not None and self._is_bare:
             y_t, state = self.mixer.step(x[:, 0], state)
             y = y_t[:, None]
         else:
@@ -46,21 +46,37 @@ class STUMixing(nn.Module):
             cache.state = state
         return y
 
+    @property
+    def _is_bare(self) -> bool:
+        """Whether nothing is wrapped around the mixer, or hooked onto it, that only sees calls: adapters, weights offloaded."""
+        return isinstance(self.mixer, Mixer) and not hasattr(self.mixer, "_hf_hook")
+
+    @property
+    def _own(self) -> Mixer:
+        """The mixer without adapters around it."""
+        module: nn.Module = self.mixer
+        while not isinstance(module, Mixer):
+            module = module.get_submodule("base_layer")
+        return module
+
     def _padded(self, x: Tensor, real: Tensor, state: State | None) -> tuple[Tensor, State]:
         """Real steps moved to the end of every row, in order: a linear mixer at rest does not notice zeros before them."""
-        order = real.long().argsort(dim=1, stable=True)[..., None].expand_as(x)
-        moved, there = x.gather(1, order), real.sort(dim=1, stable=True).values
-        if state is None and self.mixer.is_linear:
-            y, after = self.mixer(moved * there[..., None].to(x.dtype), None)
+        padding = (~real).cumsum(1)
+        place = torch.where(real, padding[:, -1:] + real.cumsum(1), padding)[..., None].expand_as(x) - 1
+        moved = torch.zeros_like(x).scatter(1, place, x * real[..., None].to(x.dtype))
+        if state is None and self._own.is_linear:
+            y, after = self.mixer(moved, None)
         else:
-            y, after = self._by_count(moved, there.sum(1), state)
-        return torch.zeros_like(y).scatter(1, order, y * there[..., None].to(y.dtype)), after
+            y, after = self._by_count(moved, real.sum(1), state)
+        return y.gather(1, place) * real[..., None].to(y.dtype), after
 
     def _by_count(self, moved: Tensor, counts: Tensor, state: State | None) -> tuple[Tensor, State]:
         """Rows with as many real steps as one batch; a row without any keeps its state."""
         batch, steps, _ = moved.shape
-        before = self.mixer.initial_state(batch) if state is None else state
-        y, after = moved.new_zeros(batch, steps, self.mixer.d_out), before
+        before = state
+        if before is None:  # all zero, and where the input is: weights may be elsewhere
+            before = map_state(lambda s: torch.zeros_like(s, device=moved.device), self._own.initial_state(batch))
+        y, after = moved.new_zeros(batch, steps, self._own.d_out), before
         for count in counts.unique().tolist():
             if count:
                 rows = (counts == count).nonzero()[:, 0]
@@ -78,7 +94,7 @@ def real_steps(attention_mask: Tensor | None, steps: int) -> Tensor | None:
     if attention_mask is None or steps == 1 < attention_mask.shape[1]:
         return None
     real = attention_mask[:, -steps:].bool()
-    return None if bool(real.all()) else real
+    return None if not torch.compiler.is_compiling() and bool(real.all()) else real  # a graph is of one kind of mask
 
 
 def starts(position_ids: Tensor | None) -> Tensor | None:

@@ -87,7 +87,7 @@ class STUPreTrainedModel(PreTrainedModel):
             for name, value in read.items():
                 module.get_parameter(name).copy_(value)
         if isinstance(module, SpectralMixer):  # the library makes models without storage: filters are not in the file
-            module.make_buffers()
+            _make_buffers(module)
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
@@ -152,7 +152,7 @@ class STUModel(STUPreTrainedModel):
         elif use_cache:
             past_key_values = STUCache(self.config)
         seen = 0 if past_key_values is None else past_key_values.seen_tokens
-        _check_mask(attention_mask, batch, seen, steps)
+        self._check_mask(attention_mask, batch, seen, steps)
         flat = attention_mask.get("linear_attention") if isinstance(attention_mask, dict) else attention_mask
         flat = None if flat is None or flat.ndim != 2 else flat
         packed = position_ids if flat is None and past_key_values is None else None
@@ -174,11 +174,20 @@ class STUModel(STUPreTrainedModel):
         if input_ids is None:
             return _checked("inputs_embeds", inputs_embeds, "(B, T, D)")
         _checked("input_ids", input_ids, "(B, T)")
-        if input_ids.device.type == "cpu":  # elsewhere the check would wait for the device
+        if input_ids.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would wait, or be no graph
             low, high = int(input_ids.min()), int(input_ids.max())
             if low < 0 or high >= self.config.vocab_size:
                 raise ValueError(f"input_ids: from {low} to {high}; tokens must be from 0 to {self.config.vocab_size - 1}")
         return self.embed_tokens(input_ids)
+
+    def _check_mask(self, mask: Any, batch: int, seen: int, steps: int) -> None:
+        if not isinstance(mask, Tensor) or (mask.ndim > 2 and "linear_attention" not in self.config.layer_types):
+            return
+        if tuple(mask.shape) not in ((batch, seen + steps), (batch, steps)):
+            raise ValueError(
+                f"attention_mask: shape {tuple(mask.shape)}; it must be {(batch, seen + steps)}"
+                + ", a state knows no masks of pairs" * (mask.ndim > 2)
+            )
 
     def _attention_masks(self, x: Tensor, mask: Any, cache: STUCache | None, position_ids: Tensor) -> dict[str, Any]:
         if isinstance(mask, dict):
@@ -245,13 +254,18 @@ class STUForSequenceClassification(GenericForSequenceClassification, STUPreTrain
     """An STU model with a class a sequence, read at its last token that is no padding."""
 
 
+def _make_buffers(mixer: SpectralMixer) -> None:
+    """The filters of a mixer where its buffers are: its weights may have stayed on a disk."""
+    device, weight = mixer.get_buffer("filters").device, next(mixer.parameters())
+    if device.type == "meta" or not weight.is_meta:
+        mixer.make_buffers()
+        return
+    twin = type(mixer)(**mixer.config).to(device=device, dtype=weight.dtype)
+    for name, buffer in twin.named_buffers(recurse=False):
+        mixer.register_buffer(name, buffer, persistent=name not in twin._non_persistent_buffers_set)
+
+
 def _checked(name: str, x: Any, shape: str) -> Tensor:
     if x.ndim != shape.count(",") + 1 or 0 in x.shape[:2]:
         raise ValueError(f"{name}: shape {tuple(x.shape)}; it must be {shape} with at least one token")
     return x
-
-
-def _check_mask(mask: Any, batch: int, seen: int, steps: int) -> None:
-    """Refuse a padding mask of another shape; those with more dimensions are the library's."""
-    if isinstance(mask, Tensor) and mask.ndim < 3 and tuple(mask.shape) not in ((batch, seen + steps), (batch, steps)):
-        raise ValueError(f"attention_mask: shape {tuple(mask.shape)}; it must be {(batch, seen + steps)}")
