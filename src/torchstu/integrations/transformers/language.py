@@ -83,7 +83,13 @@ class LanguageRun:
 
 
 def train_language_model(
-    run: LanguageRun, output: Path | str, *, resume: bool = False, say: Callable[[str], None] = print, progress: bool = False
+    run: LanguageRun,
+    output: Path | str,
+    *,
+    make_model: Callable[[STUConfig], Any] = STUForCausalLM,
+    resume: bool = False,
+    say: Callable[[str], None] = print,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Train a byte-level (or tokenized) language model, measure it, write it.
 
@@ -93,6 +99,7 @@ def train_language_model(
     Args:
         run: what to train.
         output: a folder that does not exist, or with ``resume`` one of a run that was stopped.
+        make_model: a causal language model of the library from the run's configuration: of another kind, to compare.
         resume: go on from the last checkpoint; the run must be the same.
         say: gets lines of text.
         progress: whether the library shows its bars.
@@ -108,9 +115,10 @@ def train_language_model(
     tokens, tokenizer = _prepared(run, folder, resume)
     say(f"{tokens.tokens['train']:,} tokens to learn from, {tokens.bytes['train']:,} bytes; {len(tokenizer)} kinds")
     set_seed(run.seed)
-    model = STUForCausalLM(run.config(len(tokenizer), tokenizer.eos_token_id))
+    config = run.config(len(tokenizer), tokenizer.eos_token_id)
+    model = make_model(config)
     parameters = sum(p.numel() for p in model.parameters())
-    say(f"{parameters:,} weights in layers {', '.join(model.config.layer_mixers)}")
+    say(f"{parameters:,} weights" + (f" in layers {', '.join(config.layer_mixers)}" if make_model is STUForCausalLM else ""))
     began = time.perf_counter()
     trainer = _trainer(run, folder, model, tokens, say, progress)
     trainer.train(resume_from_checkpoint=_last_checkpoint(folder) if resume else None)
@@ -165,7 +173,7 @@ def _prepared(run: LanguageRun, folder: Path, resume: bool) -> tuple[TokenFile, 
 
 
 def _trainer(
-    run: LanguageRun, folder: Path, model: STUForCausalLM, tokens: TokenFile, say: Callable[[str], None], progress: bool
+    run: LanguageRun, folder: Path, model: Any, tokens: TokenFile, say: Callable[[str], None], progress: bool
 ) -> Trainer:
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),

@@ -1,0 +1,93 @@
+"""One run of `language_models.py`: trains, measures, prints what it found as JSON. A finished run is read, not repeated."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from torchstu.experiments.reproduce.systems import nearest_size
+from torchstu.integrations.transformers import STUConfig, STUForCausalLM
+from torchstu.integrations.transformers.evaluation import bits_by_position, generate_text
+from torchstu.integrations.transformers.language import LanguageRun, train_language_model
+from torchstu.integrations.transformers.text import TokenFile, byte_tokenizer
+
+VOCABULARY = 257
+HEADS = 6
+"""Widths are multiples of it."""
+LAYERS = {"mamba": 6}
+
+
+class MambaLM(PreTrainedModel, GenerationMixin):
+    """Embedding, mambapy's stack with its own norms and residual sums, the embedding again: no MLPs, as published."""
+
+    config_class = STUConfig
+
+    def __init__(self, config: STUConfig) -> None:
+        super().__init__(config)
+        from mambapy.mamba import Mamba, MambaConfig
+
+        self.embedding = torch.nn.Embedding(config.vocab_size, config.hidden_size)
+        torch.nn.init.normal_(self.embedding.weight, std=0.02)
+        self.mamba = Mamba(MambaConfig(d_model=config.hidden_size, n_layers=LAYERS["mamba"]))
+        self.norm = torch.nn.RMSNorm(config.hidden_size)
+
+    def forward(self, input_ids: Any, labels: Any = None, attention_mask: Any = None, **_: Any) -> CausalLMOutputWithPast:
+        logits = torch.nn.functional.linear(self.norm(self.mamba(self.embedding(input_ids))), self.embedding.weight)
+        loss = None
+        if labels is not None:
+            loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return CausalLMOutputWithPast(loss=loss, logits=logits)
+
+
+def matched_width(model: dict[str, Any], make: Any) -> int:
+    """The width at which a model comes closest to the default's number of parameters."""
+
+    def count(options: dict[str, Any], kind: Any) -> int:
+        config = LanguageRun(model=options).config(VOCABULARY, None)
+        with torch.device("meta"):
+            return sum({id(p): p.numel() for p in kind(config).parameters()}.values())
+
+    target = count({}, STUForCausalLM)
+    return HEADS * nearest_size(lambda width: count(model | {"hidden_size": HEADS * width}, make), target, 128)[0]
+
+
+def main() -> None:
+    request = json.loads(sys.argv[1])
+    output, found = Path(request["output"]), Path(request["output"]) / "found.json"
+    if not found.is_file():
+        make = MambaLM if request["mamba"] else STUForCausalLM
+        width = matched_width(request["run"]["model"], make)
+        run = LanguageRun(**request["run"] | {"model": request["run"]["model"] | {"hidden_size": width}})
+        models = []
+
+        def kept(config: STUConfig) -> Any:
+            models.append(make(config))
+            return models[-1]
+
+        results = train_language_model(
+            run, output, make_model=kept, resume=(output / "run.json").is_file(), say=lambda line: None
+        )
+        tokens, context = TokenFile.load(output / "tokens.json"), run.context * request["contexts"]
+        bits = bits_by_position(models[0], tokens, "test", context)
+        edges = [0, 16, 64, run.context] + [run.context * times for times in (2, 4, 8, 16) if times <= request["contexts"]]
+        results["by_position"] = {f"{a + 1}-{b}": float(bits[a:b].mean()) for a, b in itertools.pairwise(edges)}
+        results["width"] = width
+        cached = {} if not request["mamba"] else {"use_cache": False}
+        models[0].generation_config.update(**cached)
+        results["sample"] = generate_text(
+            models[0].eval(), byte_tokenizer(), "And the LORD said unto", 400 if not cached else 200
+        )
+        (output / "tokens.bin").unlink()
+        found.write_text(json.dumps(results))
+    print(json.dumps(json.loads(found.read_text())))
+
+
+if __name__ == "__main__":
+    main()
