@@ -141,7 +141,7 @@ def report(rows: dict[str, dict[str, Any]], machine: dict[str, Any]) -> str:
     header = ["model", "parameters", *(f"ms at {int(p):,}" for p in positions), *(f"MiB at {int(p):,}" for p in positions)]
     environment = environment_line(machine, {"torch": next(iter(rows.values()))["torch"]})
     return (
-        "## Generation\n\n    python benchmarks/language_generation.py --peer-python PYTHON\n\nMilliseconds a token and size of "
+        "## Generation\n\n    python benchmarks/language_generation.py --peer-python PYTHON\n\nMilliseconds a token, size of "
         f"the cache after so many tokens; batch 1, one thread, median of {ROUNDS} rounds of {STEPS} steps. {environment}\n\n"
         f"{markdown_table(header, lines)}"
     )

@@ -54,10 +54,7 @@ class STUMixing(nn.Module):
     @property
     def _own(self) -> Mixer:
         """The mixer without adapters around it."""
-        module: nn.Module = self.mixer
-        while not isinstance(module, Mixer):
-            module = module.get_submodule("base_layer")
-        return module
+        return self.mixer if isinstance(self.mixer, Mixer) else next(m for m in self.mixer.modules() if isinstance(m, Mixer))
 
     def _padded(self, x: Tensor, real: Tensor, state: State | None) -> tuple[Tensor, State]:
         """Real steps moved to the end of every row, in order: a linear mixer at rest does not notice zeros before them."""
