@@ -24,7 +24,7 @@ def lag2_cumsum(x: Tensor, past: Tensor | None = None) -> Tensor:
         past: the two outputs before, most recent first, (B, 2, D); None means zero.
     """
     batch, steps, channels = x.shape
-    pairs = pad(x, (0, 0, 0, steps % 2)).view(batch, -1, 2, channels)
+    pairs = pad(x, (0, 0, 0, steps % 2)).reshape(batch, -1, 2, channels)
     total = pairs.cumsum(dim=1)
     if past is not None:
         total = total + past.flip(1)[:, None]
@@ -176,7 +176,7 @@ def _solve(x: Tensor, M: Tensor, past: Tensor) -> Tensor:
         carries.append(carry)
         carry = torch.addmm(end, carry, carry_to_carry)
     result = forced + torch.stack(carries, dim=1) @ carry_to_block
-    return result.view(batch, -1, channels)[:, :steps]
+    return result.reshape(batch, -1, channels)[:, :steps]
 
 
 def _impulse_response(M: Tensor, count: int) -> Tensor:
