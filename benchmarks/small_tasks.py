@@ -25,12 +25,16 @@ from typing import Any
 from machine import MIB, ROOT, describe, environment_line, markdown_table, save
 
 TASKS = {
-    "MNIST-1D": ("mnist-1d-small", 45_000, 8),
-    "ListOps-small": ("listops-small", 60_000, 11),
-    "sequential MNIST": ("sequential-mnist-small", 45_000, 15),
-    "Pathfinder-32-small": ("pathfinder-small", 60_000, 16),
+    "MNIST-1D": ("mnist-1d-small", 45_000, 8, 4),
+    "ListOps-small": ("listops-small", 60_000, 11, 4),
+    "sequential MNIST": ("sequential-mnist-small", 45_000, 32, 8),
+    "Pathfinder-32-small": ("pathfinder-small", 60_000, 32, 8),
 }
-"""Recipe, about how many parameters every model has, and the filters of STU, AR-STU and TensordotSTU: about 2.25 log L."""
+"""Recipe, about how many parameters every model has, the filters of STU, AR-STU and TensordotSTU, and the heads of the first two.
+
+About 2.25 log L filters, and twice as many with twice as many heads for images: 15 filters with 4 heads had 19 % wrong of the
+validation digits where 32 with 8 had 12 %, after a third of the steps.
+"""
 MIXERS = {
     "STU": "mixers/stu-small", "AR-STU": "mixers/ar-stu-small", "TensordotSTU": "mixers/tensordot-stu-small",
     "S4D": "mixers/s4d-small", "LRU": "mixers/lru-small", "Attention": "mixers/attention-small",
@@ -51,9 +55,10 @@ Job = tuple[str, str]
 
 
 def filters(job: Job) -> dict[str, int]:
-    """The number of filters of a task, for mixers that have filters."""
+    """The number of filters of a task, and of heads, for mixers that have them."""
     task, mixer = job
-    return {"model.mixer_options.num_filters": TASKS[task][2]} if mixer.endswith("STU") else {}
+    keys = {"model.mixer_options.num_filters": TASKS[task][2]} if mixer.endswith("STU") else {}
+    return keys | ({"model.mixer_options.num_heads": TASKS[task][3]} if mixer in ("STU", "AR-STU") else {})
 
 
 def matched_width(task: str, mixer: str) -> int:
@@ -63,9 +68,8 @@ def matched_width(task: str, mixer: str) -> int:
     from torchstu.training.cost import count_parameters, data_for_cost
     from torchstu.training.recipe_file import read_recipe
 
-    recipe, target, _ = TASKS[task]
-    whole = read_recipe([recipe, MIXERS[mixer]])
-    data, heads = data_for_cost(whole), whole.model.mixer_options.get("num_heads", 1)
+    recipe, target, *_ = TASKS[task]
+    data, heads = data_for_cost(read_recipe([recipe, MIXERS[mixer]])), TASKS[task][3] if mixer in ("STU", "AR-STU") else 1
 
     def count(width_of_head: int) -> int:
         sized = read_recipe([recipe, MIXERS[mixer]], {"model.d_model": width_of_head * heads} | filters((task, mixer)))
