@@ -30,7 +30,7 @@ TASKS = {
     "sequential MNIST": ("sequential-mnist-small", 45_000, 32, 8),
     "Pathfinder-32-small": ("pathfinder-small", 60_000, 32, 8),
 }
-"""Recipe, about how many parameters every model has, the filters of STU, AR-STU and TensordotSTU, and the heads of the first two.
+"""Recipe, about how many parameters every model has, filters of STU, AR-STU and TensordotSTU, and heads of the first two.
 
 About 2.25 log L filters, and twice as many with twice as many heads for images: 15 filters with 4 heads had 19 % wrong of the
 validation digits where 32 with 8 had 12 %, after a third of the steps.
