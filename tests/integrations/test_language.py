@@ -76,11 +76,35 @@ def test_pieces_of_any_size_give_the_same_tokens(text, tmp_path, monkeypatch):
         assert np.array_equal(found.part(part), expected.part(part))
 
 
+@pytest.mark.parametrize("line", ["x" + "é" * 4000, "a€𝄞" * 999 + "\n" + "b" * 3000, "\n" * 500])
+def test_long_lines_lose_no_byte_and_cut_no_character(line, tmp_path, monkeypatch):
+    monkeypatch.setattr("torchstu.integrations.transformers.text.PIECE", 100)
+    monkeypatch.setattr("torchstu.integrations.transformers.text.LONGEST_LINE", 50)
+    (tmp_path / "a.txt").write_bytes(line.encode())
+    tokens = write_tokens([str(tmp_path / "a.txt")], byte_tokenizer(), tmp_path / "out")
+    assert tokens.tokens == tokens.bytes
+    assert byte_tokenizer().decode(np.concatenate([tokens.part(part) for part in PARTS]).tolist()) == line
+
+
+def test_texts_that_are_none_are_refused(tmp_path):
+    (tmp_path / "latin.txt").write_bytes("déjà vu\n".encode("latin-1") * 100)
+    with pytest.raises(ValueError, match=r"latin.txt: .* near b'.*'; it must be UTF-8"):
+        write_tokens([str(tmp_path / "latin.txt")], byte_tokenizer(), tmp_path / "out")
+
+
+def test_special_words_in_a_text_are_text(tmp_path):
+    (tmp_path / "a.txt").write_text("\ufeff" + "an end <|endoftext|> of it\n" * 99, encoding="utf-8")
+    tokens = write_tokens([str(tmp_path / "a.txt")], byte_tokenizer(), tmp_path / "out")
+    assert tokens.tokens == tokens.bytes
+    assert sum(tokens.bytes.values()) == 99 * 27  # the byte order mark is none of it
+    assert tokens.part("train").max() < 256
+
+
 def test_every_token_but_the_first_is_predicted_once():
     windows = Windows(np.arange(50), 8)
     assert len(windows) == 6
-    assert torch.equal(torch.cat([windows[i]["input_ids"][1:] for i in range(6)]), torch.arange(1, 49))
-    with pytest.raises(ValueError, match="context: 50; there are 50 tokens"):
+    assert torch.equal(torch.cat([windows[i]["labels"] for i in range(6)]), torch.arange(1, 49))
+    with pytest.raises(ValueError, match="context: 50; there are 50 tokens, it must be from 1 to 49"):
         Windows(np.arange(50), 50)
 
 
@@ -143,15 +167,38 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(text, trained, tmp_p
     with pytest.raises(FileExistsError, match="exists already"):
         train_language_model(run_of(text), tmp_path / "run")
     train_language_model(run_of(text), tmp_path / "run", resume=True, say=lambda line: None)
-    first, second = (AutoModelForCausalLM.from_pretrained(path / "model") for path in (trained[0], tmp_path / "run"))
-    for name, weight in first.state_dict().items():
-        assert torch.equal(second.state_dict()[name], weight), name
+    same_weights(trained[0], tmp_path / "run")
+
+
+def same_weights(first, second):
+    models = [AutoModelForCausalLM.from_pretrained(path / "model") for path in (first, second)]
+    for name, weight in models[0].state_dict().items():
+        assert torch.equal(models[1].state_dict()[name], weight), name
+    assert models[0].config.use_cache
+
+
+def test_a_run_stopped_after_its_last_step_is_only_measured(text, trained, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("torchstu.integrations.transformers.language.bits_per_byte", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_language_model(run_of(text), tmp_path / "run", say=lambda line: None)
+    (tmp_path / "run").rename(tmp_path / "moved")  # and found again somewhere else
+    results = train_language_model(run_of(text), tmp_path / "moved", resume=True, say=lambda line: None)
+    assert results["bits_per_byte"] == trained[1]["bits_per_byte"]
+    same_weights(trained[0], tmp_path / "moved")
+    assert train_language_model(run_of(text), tmp_path / "moved", resume=True, say=lambda line: None) == results
 
 
 BAD = {
     "context: 0; it must be an integer of at least 1": {"context": 0},
     "learning_rate: 0.0; it must be a number from 0": {"learning_rate": 0.0},
     "warmup: 1.5": {"warmup": 1.5},
+    "seed: -1": {"seed": -1},
+    "model: pad_token_id; it is the tokenizer's": {"model": {"pad_token_id": 3}},
+    "num_filters": {"model": {"num_filters": 64}},
     "tokenizer: nowhere.json: no such file": {"tokenizer": "nowhere.json"},
     "mixers: 'Mamba'": {"model": {"mixers": "Mamba"}},
     "context: 5000; there are": {"context": 5000},
@@ -163,8 +210,7 @@ BAD = {
 def test_bad_runs_are_refused(message, options, text, tmp_path):
     with pytest.raises(ValueError, match=message):
         train_language_model(LanguageRun(**{"files": (str(text),), "context": 16} | options), tmp_path / "run")
-    if "context: 5000" not in message:
-        assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_bad_requests_for_text_are_refused(trained):

@@ -116,12 +116,34 @@ def test_padding_changes_nothing(mix, side):
 
 @torch.no_grad()
 def test_packed_sequences_do_not_see_each_other(mix):
+    """As a flattening collator makes them, with nothing said of caches, and with a mask of ones."""
     model, (_, _, rows) = make(**mix), prompts()
     packed = torch.cat(rows, dim=1)
     positions = torch.cat([torch.arange(n) for n in LENGTHS])[None]
-    logits = model(packed, position_ids=positions, use_cache=False).logits
     expected = torch.cat([model(row).logits for row in rows], dim=1)
-    close(logits, expected, "split float64", "packed")
+    for options in ({}, {"attention_mask": torch.ones_like(packed)}, {"use_cache": False}):
+        found = model(packed, position_ids=positions, **options)
+        close(found.logits, expected, "split float64", f"packed, {list(options)}")
+        assert found.past_key_values is None
+    with pytest.raises(ValueError, match="position_ids: packed sequences beside past_key_values"):
+        model(packed, position_ids=positions, past_key_values=STUCache(model.config))
+
+
+@torch.no_grad()
+def test_padding_changes_nothing_step_by_step(mix):
+    """A padded batch token by token, and with masks of the new steps alone."""
+    model, (ids, mask, rows) = make(**mix), prompts()
+    positions, cache = (mask.cumsum(1) - 1).clamp(min=0), STUCache(model.config)
+    for t in range(13):
+        step = {"position_ids": positions[:, t : t + 1], "past_key_values": cache}
+        logits = model(ids[:, t : t + 1], attention_mask=mask[:, : t + 1], **step).logits
+    expected = torch.cat([model(row).logits[:, -1:] for row in rows])
+    close(logits, expected, "split float64", "step by step")
+    row, cache = rows[0], STUCache(model.config)
+    parts = [
+        model(part, attention_mask=torch.ones_like(part), past_key_values=cache).logits for part in row.split([6, 7], dim=1)
+    ]
+    close(torch.cat(parts, dim=1), model(row).logits, "split float64", "masks of the new steps")
 
 
 @torch.no_grad()
@@ -212,7 +234,9 @@ def bad_inputs(model):
         r"input_ids: shape \(5,\)": lambda: model(ids[0]),
         "input_ids, inputs_embeds: exactly one": lambda: model(),
         r"attention_mask: shape \(2, 4\); it must be \(2, 5\)": lambda: model(ids, attention_mask=torch.ones(2, 4)),
-        r"past_key_values: of a model with the layers \['AR-STU', 'AR-STU'\]": lambda: model(ids, past_key_values=foreign),
+        r"past_key_values: of a model whose layer_mixers is \['AR-STU', 'AR-STU'\]": lambda: model(
+            ids, past_key_values=foreign
+        ),
         "past_key_values: of 2 sequences; the input has 1": lambda: model(ids[:1], past_key_values=own),
         "cache_implementation: 'static'": lambda: generate(model, ids, cache_implementation="static"),
     }

@@ -101,8 +101,9 @@ def _model_options(words: list[str]) -> dict[str, Any]:
     import json
 
     from torchstu.integrations.transformers import STUConfig
+    from torchstu.integrations.transformers.language import GIVEN
 
-    known, options = set(STUConfig.__annotations__) - {"layer_types", "vocab_size"}, {}
+    known, options = set(STUConfig.__annotations__) - GIVEN, {}
     for word in words:
         path, _, value = word.partition("=")
         key = path.removeprefix("model.")

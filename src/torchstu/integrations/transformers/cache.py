@@ -12,6 +12,12 @@ from transformers.cache_utils import LinearAttentionLayer
 from torchstu.integrations.transformers.configuration import STUConfig
 from torchstu.layers.base import State, map_state
 
+STRUCTURE = (
+    "layer_mixers", "hidden_size", "num_filters", "filter_length", "mixer_options", "sliding_window", "num_key_value_heads",
+    "head_dim",
+)  # fmt: skip
+"""What a cache and its model must agree on."""
+
 
 class MixerState(LinearAttentionLayer):
     """The state of one mixer, as the contract has it: a named tuple of tensors, the batch first.
@@ -89,8 +95,7 @@ class STUCache(DynamicCache):
             MixerState() if kind == "linear_attention" else layer
             for kind, layer in zip(config.layer_types, layers, strict=True)
         ]
-        self.layer_mixers = tuple(config.layer_mixers)
-        self.hidden_size = config.hidden_size
+        self.structure = {name: getattr(config, name) for name in STRUCTURE}
         self.seen_tokens = 0
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -127,11 +132,9 @@ def check_cache(cache: Any, config: STUConfig, batch: int) -> None:
     """
     if not isinstance(cache, STUCache):
         raise TypeError(f"past_key_values: {type(cache).__name__}; it must be an STUCache(config) or None")
-    if cache.layer_mixers != tuple(config.layer_mixers) or cache.hidden_size != config.hidden_size:
-        raise ValueError(
-            f"past_key_values: of a model with the layers {list(cache.layer_mixers)} and width {cache.hidden_size}; "
-            f"this one has {config.layer_mixers} and {config.hidden_size}"
-        )
+    for name, value in cache.structure.items():
+        if value != getattr(config, name):
+            raise ValueError(f"past_key_values: of a model whose {name} is {value!r}; this one has {getattr(config, name)!r}")
     for layer in cache.layers:
         state, keys = getattr(layer, "state", None), getattr(layer, "keys", None)
         rows = len(_leaves(state)[0]) if state is not None else len(keys) if isinstance(keys, torch.Tensor) else batch

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import TextStreamer, set_seed
 
@@ -45,9 +44,10 @@ def _losses(model: Any, windows: Windows, batch_size: int) -> np.ndarray:
     try:
         for start in range(0, len(windows), batch_size):
             stop = min(start + batch_size, len(windows))
-            ids: Tensor = torch.stack([windows[i]["input_ids"] for i in range(start, stop)]).to(model.device)
-            logits = model(input_ids=ids[:, :-1], use_cache=False).logits.float()
-            rows.append(cross_entropy(logits.mT, ids[:, 1:], reduction="none").double().cpu().numpy())
+            rows_of = [windows[i] for i in range(start, stop)]
+            ids, after = (torch.stack([row[name] for row in rows_of]).to(model.device) for name in ("input_ids", "labels"))
+            logits = model(input_ids=ids, use_cache=False).logits.float()
+            rows.append(cross_entropy(logits.mT, after, reduction="none").double().cpu().numpy())
     finally:
         model.train(training)
     return np.concatenate(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -18,7 +19,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from torchstu.integrations.transformers.configuration import STUConfig
 from torchstu.integrations.transformers.evaluation import bits_per_byte
 from torchstu.integrations.transformers.modeling import STUForCausalLM
-from torchstu.integrations.transformers.text import TokenFile, Windows, load_tokenizer, write_tokens
+from torchstu.integrations.transformers.text import PARTS, TokenFile, Windows, load_tokenizer, write_tokens
 from torchstu.learn.optimizers import parameter_groups
 from torchstu.whole_file import whole_file
 
@@ -29,6 +30,10 @@ SMALL: dict[str, Any] = {
 """A model for minutes on two cores."""
 VALIDATED = 2**15
 """Tokens of a validation on the way; the last one reads all."""
+
+
+GIVEN = {"vocab_size", "eos_token_id", "pad_token_id", "layer_types"}
+"""What the tokenizer or the layers say of a model."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,16 @@ class LanguageRun:
                 raise ValueError(f"{name}: {value!r}; it must be an integer of at least 1")
         for name, low, high in (("learning_rate", 0.0, math.inf), ("warmup", 0.0, 1.0), ("weight_decay", 0.0, math.inf)):
             value = getattr(self, name)
-            if not low <= value < high or (name == "learning_rate" and value == 0):
+            if isinstance(value, (str, bool)) or not low <= value < high or (name == "learning_rate" and value == 0):
                 raise ValueError(f"{name}: {value!r}; it must be a number from {low:g} to {high:g}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed: {self.seed!r}; it must be an integer from 0 to 2^32 - 1")
+        if not self.clip > 0:
+            raise ValueError(f"clip: {self.clip!r}; it must be above 0")
+        if isinstance(self.files, str):
+            raise ValueError(f"files: {self.files!r}; it must be a list of files")
+        for name in GIVEN & set(self.model):
+            raise ValueError(f"model: {name}; it is the tokenizer's, and cannot be given")
 
     def config(self, vocab_size: int, end: int | None) -> STUConfig:
         """The model's configuration."""
@@ -112,25 +125,37 @@ def train_language_model(
         FileExistsError: ``output`` is there without ``resume``.
     """
     folder = Path(output)
-    tokens, tokenizer = _prepared(run, folder, resume)
+    tokens, tokenizer = _prepared(run, folder, make_model, resume)
+    if resume and (folder / "results.json").is_file():
+        say(f"{folder}: is complete")
+        return json.loads((folder / "results.json").read_text(encoding="utf-8"))
     say(f"{tokens.tokens['train']:,} tokens to learn from, {tokens.bytes['train']:,} bytes; {len(tokenizer)} kinds")
+    if not tokens.lossless:
+        say("the tokenizer does not give the text back: its bits per byte leave out what is lost")
     set_seed(run.seed)
-    config = run.config(len(tokenizer), tokenizer.eos_token_id)
+    config = run.config(tokens.vocab_size, tokenizer.eos_token_id)
     model = make_model(config)
     parameters = sum(p.numel() for p in model.parameters())
     say(f"{parameters:,} weights" + (f" in layers {', '.join(config.layer_mixers)}" if make_model is STUForCausalLM else ""))
     began = time.perf_counter()
     trainer = _trainer(run, folder, model, tokens, say, progress)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(folder) if resume else None)
+    checkpoint, done = _last_checkpoint(folder) if resume else (None, 0)
+    if checkpoint is not None and done >= run.steps:
+        trainer._load_from_checkpoint(checkpoint)
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - began
+    model.config.use_cache = True  # the trainer's, which keeps none, is not for those who load the model
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     results = {
         "parameters": parameters,
         "bits_per_byte": {part: bits_per_byte(model, tokens, part, run.context) for part in ("validation", "test")},
         "steps": run.steps,
+        "steps_before": done,
         "seconds": seconds,
-        "tokens_per_second": run.steps * run.batch_size * run.context / seconds,
+        "tokens_per_second": (run.steps - done) * run.batch_size * run.context / seconds,
+        "lossless": tokens.lossless,
         "environment": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -144,8 +169,8 @@ def train_language_model(
     return results
 
 
-def _prepared(run: LanguageRun, folder: Path, resume: bool) -> tuple[TokenFile, Any]:
-    """The tokens of a run, made or found."""
+def _prepared(run: LanguageRun, folder: Path, make_model: Callable[[STUConfig], Any], resume: bool) -> tuple[TokenFile, Any]:
+    """The tokens of a run, made or found; what cannot be trained is refused before anything is written."""
     tokenizer, described = load_tokenizer(run.tokenizer), json.loads(json.dumps(asdict(run)))
     if resume:
         file = folder / "run.json"
@@ -159,16 +184,27 @@ def _prepared(run: LanguageRun, folder: Path, resume: bool) -> tuple[TokenFile, 
             return TokenFile.load(folder / "tokens.json"), tokenizer
     elif folder.exists():
         raise FileExistsError(f"{folder}: exists already; give a folder that does not, or resume")
-    run.config(len(tokenizer), None)  # refused before anything is written
     for name in run.files:
         if not Path(name).is_file():
             raise ValueError(f"files: {name}: no such file")
+    try:
+        with torch.device("meta"):
+            make_model(run.config(len(tokenizer), None))
+    except (KeyError, RuntimeError, AttributeError) as error:
+        raise ValueError(f"model: {run.model}: {error}") from error
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
-    tokens = write_tokens(run.files, tokenizer, folder)
-    for part in ("train", "validation", "test"):
-        Windows(tokens.part(part), run.context)
-    tokens.save(folder / "tokens.json")
+    try:
+        tokens = write_tokens(run.files, tokenizer, folder)
+        for part in PARTS:
+            Windows(tokens.part(part), run.context)
+        with whole_file(folder / "run.json") as draft:
+            draft.write_text(json.dumps(described, indent=1), encoding="utf-8")
+        tokens.save(folder / "tokens.json")
+    except BaseException:
+        if made:
+            shutil.rmtree(folder)
+        raise
     return tokens, tokenizer
 
 
@@ -225,7 +261,12 @@ class _Says(TrainerCallback):
         self.say(f"step {state.global_step} of {args.max_steps}: {loss * self.rate:.3f} bits per byte in validation")
 
 
-def _last_checkpoint(folder: Path) -> str | None:
+def _last_checkpoint(folder: Path) -> tuple[str | None, int]:
+    """The last checkpoint that can be read, and its step."""
     found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    whole = [path for path in found if (path / "trainer_state.json").is_file()]
-    return str(whole[-1]) if whole else None
+    for path in reversed(found):
+        try:
+            return str(path), int(json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
+        except (OSError, ValueError, KeyError):
+            continue  # cut off while it was written
+    return None, 0

@@ -86,12 +86,14 @@ class STUMixing(nn.Module):
 def real_steps(attention_mask: Tensor | None, steps: int) -> Tensor | None:
     """(B, T) bool of the last ``steps`` columns of a padding mask; None where nothing is padding.
 
-    A single step after others is a token, whatever the mask says of earlier ones.
+    A graph is of one kind of mask: there a single step after others is a token, and longer ones are masked.
     """
-    if attention_mask is None or steps == 1 < attention_mask.shape[1]:
+    if attention_mask is None:
         return None
     real = attention_mask[:, -steps:].bool()
-    return None if not torch.compiler.is_compiling() and bool(real.all()) else real  # a graph is of one kind of mask
+    if torch.compiler.is_compiling():
+        return None if steps == 1 < attention_mask.shape[1] else real
+    return None if bool(real.all()) else real
 
 
 def starts(position_ids: Tensor | None) -> Tensor | None:

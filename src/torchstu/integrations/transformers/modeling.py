@@ -137,7 +137,8 @@ class STUModel(STUPreTrainedModel):
             input_ids: (B, T) tokens, or ``inputs_embeds`` (B, T, D) in their place.
             attention_mask: (B, seen + T), 0 where padding is, on any side; its last T columns are those of the input. Or what
                 the library makes of it, by layer type.
-            position_ids: (B, T); without mask and cache, a jump starts another sequence of a packed row.
+            position_ids: (B, T); without padding and an earlier state, a jump starts another sequence of a packed row, and
+                no state is returned.
             past_key_values: the state after earlier tokens, an `STUCache`, which is brought up to date in place.
             use_cache: whether to return one.
 
@@ -149,17 +150,21 @@ class STUModel(STUPreTrainedModel):
         batch, steps, _ = x.shape
         if past_key_values is not None:
             check_cache(past_key_values, self.config, batch)
-        elif use_cache:
-            past_key_values = STUCache(self.config)
         seen = 0 if past_key_values is None else past_key_values.seen_tokens
-        self._check_mask(attention_mask, batch, seen, steps)
+        attention_mask = self._checked_mask(attention_mask, batch, seen, steps)
         flat = attention_mask.get("linear_attention") if isinstance(attention_mask, dict) else attention_mask
-        flat = None if flat is None or flat.ndim != 2 else flat
-        packed = position_ids if flat is None and past_key_values is None else None
+        real = real_steps(None if flat is None or flat.ndim != 2 else flat, steps)
+        reset = None if seen or real is not None or isinstance(attention_mask, dict) else starts(position_ids)
+        if reset is not None and past_key_values is not None:
+            raise ValueError("position_ids: packed sequences beside past_key_values; a cache is for one sequence a row")
+        if reset is not None:
+            attention_mask = None  # all real: so the library sees that they are packed
+        elif use_cache and past_key_values is None:
+            past_key_values = STUCache(self.config)
         if position_ids is None:
             position_ids = torch.arange(seen, seen + steps, device=x.device)[None]
         masks = self._attention_masks(x, attention_mask, past_key_values, position_ids)
-        shared = {"real": real_steps(flat, steps), "reset": starts(packed), "past_key_values": past_key_values}
+        shared = {"real": real, "reset": reset, "past_key_values": past_key_values}
         if self.rotary_emb is not None:
             shared["position_embeddings"] = self.rotary_emb(x, position_ids=position_ids)
         for layer, kind in zip(self.layers, self.config.layer_types, strict=True):
@@ -180,14 +185,16 @@ class STUModel(STUPreTrainedModel):
                 raise ValueError(f"input_ids: from {low} to {high}; tokens must be from 0 to {self.config.vocab_size - 1}")
         return self.embed_tokens(input_ids)
 
-    def _check_mask(self, mask: Any, batch: int, seen: int, steps: int) -> None:
+    def _checked_mask(self, mask: Any, batch: int, seen: int, steps: int) -> Any:
+        """A mask of the new steps alone gets ones for those seen."""
         if not isinstance(mask, Tensor) or (mask.ndim > 2 and "linear_attention" not in self.config.layer_types):
-            return
+            return mask
         if tuple(mask.shape) not in ((batch, seen + steps), (batch, steps)):
             raise ValueError(
                 f"attention_mask: shape {tuple(mask.shape)}; it must be {(batch, seen + steps)}"
                 + ", a state knows no masks of pairs" * (mask.ndim > 2)
             )
+        return torch.cat([mask.new_ones(batch, seen), mask], dim=1) if mask.shape[1] < seen + steps else mask
 
     def _attention_masks(self, x: Tensor, mask: Any, cache: STUCache | None, position_ids: Tensor) -> dict[str, Any]:
         if isinstance(mask, dict):
@@ -234,7 +241,9 @@ class STUForCausalLM(STUPreTrainedModel, GenerationMixin):
         """Logits of the next tokens, and with ``labels`` (B, T) their mean loss in nats; arguments as in `STUModel`.
 
         ``logits_to_keep`` is how many logits, from the end, are wanted; 0: all. Labels of -100 do not count.
+        ``shift_labels`` (B, T) are labels in place, those of the next tokens.
         """
+        shifted = {"shift_labels": kwargs.pop("shift_labels")} if "shift_labels" in kwargs else {}
         outputs = self.model(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, past_key_values=past_key_values,
             inputs_embeds=inputs_embeds, use_cache=use_cache, **kwargs,
@@ -243,7 +252,7 @@ class STUForCausalLM(STUPreTrainedModel, GenerationMixin):
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **shifted, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss, logits=logits, past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states, attentions=outputs.attentions,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import lzma
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib import resources
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,11 +19,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from torchstu.whole_file import whole_file
+
 PARTS = ("train", "validation", "test")
 HELD_OUT = 0.05
 """The share of a file that is for validation, before the last one of that size, which is for the test."""
 PIECE = 2**18
-"""Bytes read and tokenized at once, up to the next end of a line."""
+"""Bytes read and tokenized at once, up to the last end of a line in them."""
+LONGEST_LINE = 2**20
+"""Bytes in which the end of a line is looked for where a part of a file begins."""
 END = "<|endoftext|>"
 
 
@@ -70,6 +77,7 @@ class TokenFile:
         tokens: by part.
         bytes: by part.
         vocab_size: ids are below it.
+        lossless: whether the beginning of every part comes back from its tokens; where not, bits per byte flatter.
     """
 
     path: str
@@ -77,6 +85,7 @@ class TokenFile:
     tokens: dict[str, int]
     bytes: dict[str, int]
     vocab_size: int
+    lossless: bool = True
 
     def part(self, name: str) -> np.ndarray:
         """The ids of a part, mapped and not read."""
@@ -84,13 +93,15 @@ class TokenFile:
         return np.memmap(self.path, self.dtype, "r")[start : start + self.tokens[name]]
 
     def save(self, path: Path) -> None:
-        """As JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        """As JSON beside the ids."""
+        with whole_file(path) as draft:
+            draft.write_text(json.dumps(asdict(self) | {"path": Path(self.path).name}, indent=1), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> TokenFile:
         """What `save` wrote."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**found | {"path": str(path.parent / found["path"])})
 
 
 def language_files(paths: Sequence[str]) -> tuple[str, ...]:
@@ -121,22 +132,29 @@ def write_tokens(files: Sequence[str], tokenizer: PreTrainedTokenizerFast, folde
         folder: for ``tokens.bin``; it is made.
 
     Raises:
-        ValueError: a file that is empty or too short for three parts. OSError: one that cannot be read.
+        ValueError: a file that is empty or not UTF-8, or texts too short for three parts. OSError: one that cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    dtype = "uint16" if len(tokenizer) <= 2**16 else "uint32"
-    tokens, counted = dict.fromkeys(PARTS, 0), dict.fromkeys(PARTS, 0)
+    dtype = "uint16" if _vocabulary(tokenizer) <= 2**16 else "uint32"
+    tokens, counted, lossless = dict.fromkeys(PARTS, 0), dict.fromkeys(PARTS, 0), True
     parts = {name: folder / f"{name}.part" for name in PARTS}
-    for name, path in parts.items():
-        with path.open("wb") as out:
-            for file in files or (None,):
-                for piece in _pieces(file, name):
-                    ids = tokenizer.encode(piece.decode("utf-8", errors="replace"), add_special_tokens=False, verbose=False)
-                    np.asarray(ids, dtype).tofile(out)
-                    tokens[name] += len(ids)
-                    counted[name] += len(piece)
+    with ExitStack() as stack:
+        outs = {name: stack.enter_context(path.open("wb")) for name, path in parts.items()}
+        for file in files or (None,):
+            source, size = _opened(file)
+            with source:
+                bounds = _bounds(source, size)
+                for name, start, stop in zip(PARTS, bounds, bounds[1:], strict=False):
+                    for piece in _pieces(source, start, stop):
+                        text = _decoded(piece, file)
+                        ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+                        lossless = lossless and (tokens[name] > 0 or tokenizer.decode(ids) == text)
+                        np.asarray(ids, dtype).tofile(outs[name])
+                        tokens[name] += len(ids)
+                        counted[name] += len(piece)
+    for name in PARTS:
         if tokens[name] < 2:
-            raise ValueError(f"files: {tokens[name]} tokens for {name}; the text must be longer")
+            raise ValueError(f"files: {tokens[name]} tokens for {name}; the text must be longer, or have more lines")
     target = folder / "tokens.bin"
     with target.open("wb") as out:
         for path in parts.values():
@@ -144,43 +162,74 @@ def write_tokens(files: Sequence[str], tokenizer: PreTrainedTokenizerFast, folde
                 while block := part.read(2**24):
                     out.write(block)
             path.unlink()
-    return TokenFile(str(target), dtype, tokens, counted, len(tokenizer))
+    return TokenFile(str(target), dtype, tokens, counted, _vocabulary(tokenizer), lossless)
 
 
-def _pieces(file: str | None, part: str) -> Iterator[bytes]:
-    """The bytes of a part of a file, by pieces that end with a line."""
+def _vocabulary(tokenizer: PreTrainedTokenizerFast) -> int:
+    """One above the highest id."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def _decoded(piece: bytes, file: str | None) -> str:
+    try:
+        return piece.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"files: {file}: {error.reason} near {piece[error.start : error.start + 8]!r}; it must be UTF-8"
+        ) from error
+
+
+def _pieces(source: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
+    """The bytes of [start, stop) in pieces that end with a line, or where there is none with a whole character."""
+    source.seek(start)
+    rest = b""
+    while start < stop:
+        block = source.read(min(PIECE, stop - start))
+        start += len(block)
+        piece = rest + block
+        end = len(piece) if start >= stop or not block else piece.rfind(b"\n") + 1 or _whole(piece)
+        rest = piece[end:]
+        if not block:
+            raise OSError("a file became shorter while it was read")
+        yield piece[:end]
+
+
+def _whole(piece: bytes) -> int:
+    """How many bytes of a piece are whole UTF-8 characters."""
+    for back in range(1, min(4, len(piece)) + 1):
+        lead = piece[-back]
+        if lead & 0xC0 != 0x80:  # the first byte of the last character
+            size = 1 if lead < 0x80 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+            return len(piece) if back >= size else len(piece) - back
+    return len(piece)
+
+
+def _bounds(source: BinaryIO, size: int) -> list[int]:
+    """Where the parts of a file begin, and its end: at the start of a line near by, or of a character."""
+    source.seek(0)
+    bounds = [3 if source.read(3) == codecs.BOM_UTF8 else 0]
+    held = int(HELD_OUT * size)
+    for at in (size - 2 * held, size - held):
+        source.seek(at)
+        near = source.read(LONGEST_LINE)
+        line = near.find(b"\n")
+        gap = line + 1 if line >= 0 else next((i for i, byte in enumerate(near[:4]) if byte & 0xC0 != 0x80), 0)
+        bounds.append(max(bounds[-1], at + gap))
+    return [*bounds, size]
+
+
+def _opened(file: str | None) -> tuple[BinaryIO, int]:
     if file is None:
-        from io import BytesIO
-
         text = scripture()
-        yield from _between(BytesIO(text), *_bounds(len(text), part))
-        return
-    path = Path(file)
-    size = path.stat().st_size
+        return BytesIO(text), len(text)
+    size = Path(file).stat().st_size
     if not size:
         raise ValueError(f"files: {file}: is empty")
-    with path.open("rb") as source:
-        yield from _between(source, *_bounds(size, part))
-
-
-def _bounds(size: int, part: str) -> tuple[int, int]:
-    held = int(HELD_OUT * size)
-    return {"train": (0, size - 2 * held), "validation": (size - 2 * held, size - held), "test": (size - held, size)}[part]
-
-
-def _between(source: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
-    """Whole lines that begin in [start, stop)."""
-    if start:
-        source.seek(start - 1)
-        source.readline()  # the line that began before
-    while source.tell() < stop:
-        at = source.tell()
-        piece = source.read(min(PIECE, stop - at))
-        yield piece + source.readline(2**20) if not piece.endswith(b"\n") else piece
+    return Path(file).open("rb"), size
 
 
 class Windows(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Stretches of ``context`` + 1 tokens that overlap by one, for the library's trainer: every token is predicted once.
+    """Stretches of ``context`` tokens and the ones that follow them, for the library's trainer: every token is predicted once.
 
     Args:
         ids: of a part.
@@ -193,8 +242,8 @@ class Windows(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     def __init__(self, ids: np.ndarray, context: int, offset: int = 0) -> None:
         self.ids, self.context, self.offset = ids, context, offset
-        if len(self) < 1:
-            raise ValueError(f"context: {context}; there are {len(ids)} tokens, it must be below that")
+        if context < 1 or len(self) < 1:
+            raise ValueError(f"context: {context}; there are {len(ids)} tokens, it must be from 1 to {len(ids) - 1}")
 
     def __len__(self) -> int:
         return (len(self.ids) - 1 - self.offset) // self.context
@@ -202,4 +251,4 @@ class Windows(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         start = self.offset + index * self.context
         ids = torch.from_numpy(self.ids[start : start + self.context + 1].astype(np.int64))
-        return {"input_ids": ids, "labels": ids}
+        return {"input_ids": ids[:-1], "labels": ids[1:], "shift_labels": ids[1:]}
