@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -65,25 +66,19 @@ def main() -> None:
         make = MambaLM if request["mamba"] else STUForCausalLM
         width = matched_width(request["run"]["model"], make)
         run = LanguageRun(**request["run"] | {"model": request["run"]["model"] | {"hidden_size": width}})
-        models = []
-
-        def kept(config: STUConfig) -> Any:
-            models.append(make(config))
-            return models[-1]
-
-        results = train_language_model(
-            run, output, make_model=kept, resume=(output / "run.json").is_file(), say=lambda line: None
-        )
+        resume = (output / "run.json").is_file()
+        results = train_language_model(run, output, make_model=make, resume=resume, say=lambda line: None)
+        model = make(run.config(VOCABULARY, None)).eval()
+        left = model.load_state_dict(load_file(output / "model" / "model.safetensors"), strict=False)
+        if left.unexpected_keys or set(left.missing_keys) - {"lm_head.weight"}:  # the head is the embedding
+            raise RuntimeError(f"{output}: {left}")
         tokens, context = TokenFile.load(output / "tokens.json"), run.context * request["contexts"]
-        bits = bits_by_position(models[0], tokens, "test", context)
+        bits = bits_by_position(model, tokens, "test", context)
         edges = [0, 16, 64, run.context] + [run.context * times for times in (2, 4, 8, 16) if times <= request["contexts"]]
         results["by_position"] = {f"{a + 1}-{b}": float(bits[a:b].mean()) for a, b in itertools.pairwise(edges)}
         results["width"] = width
-        cached = {} if not request["mamba"] else {"use_cache": False}
-        models[0].generation_config.update(**cached)
-        results["sample"] = generate_text(
-            models[0].eval(), byte_tokenizer(), "And the LORD said unto", 400 if not cached else 200
-        )
+        model.generation_config.use_cache = not request["mamba"]  # mambapy's forward pass leaves no cache
+        results["sample"] = generate_text(model, byte_tokenizer(), "And the LORD said unto", 200)
         (output / "tokens.bin").unlink()
         found.write_text(json.dumps(results))
     print(json.dumps(json.loads(found.read_text())))

@@ -207,6 +207,7 @@ BAD_CONFIGS = {
     "too many": ({"mixers": ["STU"] * 3}, "mixers: 3 of them"),
     "options of another": ({"mixer_options": {"LRU": {}}}, "mixer_options: 'LRU'"),
     "heads": ({"mixers": ["sliding_attention"], "num_attention_heads": 3}, "num_attention_heads: 3; it must divide"),
+    "no heads": ({"num_attention_heads": 0}, "num_attention_heads: 0; it must be an integer of at least 1"),
     "no width": ({"hidden_size": 0}, "hidden_size: 0; it must be an integer of at least 1"),
     "no number": ({"num_filters": 2.5}, "num_filters: 2.5; it must be"),
 }

@@ -7,12 +7,17 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from torchstu.layers.registry import MIXERS
-from torchstu.models.config import BackboneConfig
 
 ATTENTION = ("sliding_attention", "full_attention")
 """Layers of the library's own attention, by the library's words."""
 CHOICES = tuple(name for name in MIXERS if name != "Attention") + ATTENTION
 """What a layer can be: a mixer by its registered name, or attention."""
+
+
+COUNTS = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_filters", "filter_length", "sliding_window", "num_attention_heads",
+)  # fmt: skip
+"""Sizes that are integers of at least 1."""
 
 
 class STUConfig(PreTrainedConfig):
@@ -35,7 +40,7 @@ class STUConfig(PreTrainedConfig):
         alibi_slopes: a number a head in place of the rotary embedding: how fast its attention falls with distance.
         attn_logit_softcapping: c of c tanh(s / c) on the logits of attention; None: no cap.
         attention_dropout, attention_bias: of attention.
-        hidden_act: of the MLPs.
+        hidden_act, mlp_bias: of the MLPs.
         hidden_dropout: of what every part adds to the residual sum.
         rms_norm_eps: ε of the norms.
         initializer_range: standard deviation of the first weights of embedding, MLPs and attention.
@@ -87,7 +92,7 @@ class STUConfig(PreTrainedConfig):
     layer_types: list[str] = None  # type: ignore[assignment]
 
     def __post_init__(self, **kwargs: Any) -> None:
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_filters", "filter_length", "sliding_window"):
+        for name in COUNTS:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: {value!r}; it must be an integer of at least 1")
@@ -139,5 +144,4 @@ class STUConfig(PreTrainedConfig):
             options.setdefault("autoregression", None)
         elif name == "AR-STU":
             options.setdefault("initial_feedback", "zero")
-        backbone = BackboneConfig(self.hidden_size, 1, self.filter_length, mixer=name, mixer_options=options)
-        return backbone.layer(0)
+        return name, options

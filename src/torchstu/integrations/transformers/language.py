@@ -148,9 +148,19 @@ def train_language_model(
     model.config.use_cache = True  # the trainer's, which keeps none, is not for those who load the model
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    results = {
-        "parameters": parameters,
-        "bits_per_byte": {part: bits_per_byte(model, tokens, part, run.context) for part in ("validation", "test")},
+    results = _measured(run, model, tokens, seconds, done)
+    with whole_file(folder / "results.json") as draft:
+        draft.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    found = results["bits_per_byte"]
+    say(f"bits per byte: {found['validation']:.3f} in validation, {found['test']:.3f} in the test; {seconds / 60:.1f} minutes")
+    return results
+
+
+def _measured(run: LanguageRun, model: Any, tokens: TokenFile, seconds: float, done: int) -> dict[str, Any]:
+    """What is known of a trained model; ``done`` steps were made before this call."""
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "bits_per_byte": {part: bits_per_byte(model, tokens, part, run.context) for part in PARTS[1:]},
         "steps": run.steps,
         "steps_before": done,
         "seconds": seconds,
@@ -162,11 +172,6 @@ def train_language_model(
             "transformers": transformers.__version__,
         },
     }
-    with whole_file(folder / "results.json") as draft:
-        draft.write_text(json.dumps(results, indent=1), encoding="utf-8")
-    found = results["bits_per_byte"]
-    say(f"bits per byte: {found['validation']:.3f} in validation, {found['test']:.3f} in the test; {seconds / 60:.1f} minutes")
-    return results
 
 
 def _prepared(run: LanguageRun, folder: Path, make_model: Callable[[STUConfig], Any], resume: bool) -> tuple[TokenFile, Any]:
