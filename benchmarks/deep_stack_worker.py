@@ -30,6 +30,7 @@ LENGTH_OF_DATA = "L"
 ENTRIES = [
     Entry("TensordotSTU", "TensordotSTU", {}, "24 filters, one filter a channel and bank"),
     Entry("STU", "STU", {"autoregression": None}, "24 filters, both banks, a matrix a filter; no y-term"),
+    Entry("STU, 8 heads", "STU", {"autoregression": None, "num_heads": 8}, "as STU, the matrices in 8 blocks"),
     Entry("AR-STU", "AR-STU", {"initial_feedback": "zero"}, "as STU, with a learned y-term"),
     Entry("S4D", "S4D", {"state_dim": 64}, "64 states a channel"),
     Entry("LRU", "LRU", {"state_dim": 128}, "128 complex states; its stack is ours, not its paper's"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
 from collections.abc import Iterator
@@ -32,3 +33,13 @@ def whole_file(path: Path) -> Iterator[Path]:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+def clear_drafts(path: Path) -> None:
+    """Delete the drafts of `path` that a killed process left; none may be at work on it now.
+
+    Raises:
+        OSError: one cannot be deleted.
+    """
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        draft.unlink()

@@ -5,6 +5,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -181,9 +182,8 @@ def test_peak_memory_is_the_largest_of_all_parts_of_a_run(tmp_path):
 def test_drafts_of_a_killed_process_are_cleared_away(tmp_path):
     folder = RunFolder(tmp_path)
     folder.prepare(recipe())
-    drafts = [folder.last.with_name(".last.ckpt.abc.ckpt"), folder.metrics.with_name(".metrics.csv.abc.csv")]
-    for draft in drafts:
-        draft.write_bytes(b"half")
+    files = [folder.recipe, folder.metrics, folder.results, folder.card, folder.last, folder.best]
+    drafts = [Path(tempfile.mkstemp(path.suffix, f".{path.name}.", path.parent)[1]) for path in files]
     folder.check(recipe(), resume=True)
     folder.prepare(recipe())
     assert not any(draft.exists() for draft in drafts)

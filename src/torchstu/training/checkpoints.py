@@ -16,7 +16,7 @@ from torchstu.extras import require
 from torchstu.training.recipe import Recipe
 from torchstu.training.recipe_file import parse_yaml, write_recipe
 from torchstu.training.typed import build
-from torchstu.whole_file import whole_file
+from torchstu.whole_file import clear_drafts, whole_file
 
 WHERE_IT_RUNS = frozenset(f"training.{key}" for key in ("devices", "nodes", "strategy", "accelerator", "workers", "accumulate"))
 """What may change when a run goes on, as far as its results stay the same, to rounding; see `may_change`."""
@@ -59,6 +59,11 @@ class RunFolder:
         """What is known at the end; only a finished run has it."""
         return self.path / "results.json"
 
+    @property
+    def card(self) -> Path:
+        """The run for a reader."""
+        return self.path / "card.md"
+
     def check(self, recipe: Recipe, resume: bool) -> None:
         """Refuse a folder in which this run must not write; nothing is written yet.
 
@@ -97,12 +102,8 @@ class RunFolder:
             OSError: it cannot be written.
         """
         self.last.parent.mkdir(parents=True, exist_ok=True)
-        for draft in (
-            *self.path.glob(".metrics.csv.*"),
-            *self.path.glob(".results.json.*"),
-            *self.last.parent.glob(".*.ckpt*"),
-        ):
-            draft.unlink()  # of a process that was killed
+        for path in (self.recipe, self.metrics, self.results, self.card, self.last, self.best):
+            clear_drafts(path)
         write_recipe(self.recipe, recipe)
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:

@@ -21,7 +21,7 @@ from torchstu.integrations.transformers.evaluation import bits_per_byte
 from torchstu.integrations.transformers.modeling import STUForCausalLM
 from torchstu.integrations.transformers.text import PARTS, TokenFile, Windows, load_tokenizer, write_tokens
 from torchstu.learn.optimizers import parameter_groups
-from torchstu.whole_file import whole_file
+from torchstu.whole_file import clear_drafts, whole_file
 
 SMALL: dict[str, Any] = {
     "hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 6, "mixers": ["TensordotSTU", "sliding_attention"],
@@ -185,6 +185,8 @@ def _prepared(run: LanguageRun, folder: Path, make_model: Callable[[STUConfig], 
         for name, value in described.items():
             if before.get(name) != value:
                 raise ValueError(f"{name}: {value!r}; the run in {folder} has {before.get(name)!r}")
+        for name in ("run.json", "tokens.json", "results.json"):
+            clear_drafts(folder / name)
         if (folder / "tokens.json").is_file():
             return TokenFile.load(folder / "tokens.json"), tokenizer
     elif folder.exists():
