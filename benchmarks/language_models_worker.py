@@ -39,12 +39,9 @@ class MambaLM(PreTrainedModel, GenerationMixin):
         self.mamba = Mamba(MambaConfig(d_model=config.hidden_size, n_layers=LAYERS["mamba"]))
         self.norm = torch.nn.RMSNorm(config.hidden_size)
 
-    def forward(self, input_ids: Any, labels: Any = None, attention_mask: Any = None, **_: Any) -> CausalLMOutputWithPast:
+    def forward(self, input_ids: Any, attention_mask: Any = None, **_: Any) -> CausalLMOutputWithPast:
         logits = torch.nn.functional.linear(self.norm(self.mamba(self.embedding(input_ids))), self.embedding.weight)
-        loss = None
-        if labels is not None:
-            loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-        return CausalLMOutputWithPast(loss=loss, logits=logits)
+        return CausalLMOutputWithPast(logits=logits)
 
 
 def matched_width(model: dict[str, Any], make: Any) -> int:

@@ -20,21 +20,41 @@ import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from machine import MIB, ROOT, describe, environment_line, markdown_table, save
 
-TASKS = {
-    "MNIST-1D": ("mnist-1d-small", 45_000, 8, 4),
-    "ListOps-small": ("listops-small", 60_000, 11, 4),
-    "sequential MNIST": ("sequential-mnist-small", 45_000, 32, 8),
-    "Pathfinder-32-small": ("pathfinder-small", 60_000, 32, 8),
-}
-"""Recipe, about how many parameters every model has, filters of STU, AR-STU and TensordotSTU, and heads of the first two.
+RATES = (3e-3, 1e-2, 3e-2)
+DROPOUTS = (0.0, 0.1)
 
-About 2.25 log L filters, and twice as many with twice as many heads for images: 15 filters with 4 heads had 19 % wrong of the
-validation digits where 32 with 8 had 12 %, after a third of the steps.
-"""
+
+class Task(NamedTuple):
+    """A task, and what is alike for all its mixers.
+
+    About 2.25 log L filters, and twice as many with twice as many heads for images: 15 filters with 4 heads had 19 % wrong of
+    the validation digits where 32 with 8 had 12 %, after a third of the steps.
+    """
+
+    recipe: str
+    parameters: int
+    """About how many every model has."""
+    filters: int
+    """Of STU, AR-STU and TensordotSTU."""
+    heads: int
+    """Of STU and AR-STU."""
+    steps: int | None = None
+    """Where not the recipe's."""
+    rates: tuple[float, ...] = RATES
+    """Of one there is no choice."""
+    dropouts: tuple[float, ...] = DROPOUTS
+
+
+TASKS = {
+    "MNIST-1D": Task("mnist-1d-small", 45_000, 8, 4),
+    "ListOps-small": Task("listops-small", 60_000, 11, 4),
+    "sequential MNIST": Task("sequential-mnist-small", 45_000, 32, 8),
+    "Pathfinder-32-small": Task("pathfinder-small", 60_000, 32, 8, steps=400, rates=(4e-3,), dropouts=(0.0,)),
+}
 MIXERS = {
     "STU": "mixers/stu-small", "AR-STU": "mixers/ar-stu-small", "TensordotSTU": "mixers/tensordot-stu-small",
     "S4D": "mixers/s4d-small", "LRU": "mixers/lru-small", "Attention": "mixers/attention-small",
@@ -45,8 +65,6 @@ from torchstu.training.recipe_file import read_recipe
 from torchstu.training.run import train
 train(read_recipe(json.loads(sys.argv[1]), json.loads(sys.argv[2])), sys.argv[3], resume=True)
 """
-RATES = (3e-3, 1e-2, 3e-2)
-DROPOUTS = (0.0, 0.1)
 KEYS = {"width": "model.d_model", "rate": "optimizer.learning_rate", "dropout": "model.dropout"}
 CHOOSING_SEED = 100
 QUICK = {"training.steps": 6, "training.validate_every": 2, "training.batch_size": 4}
@@ -57,8 +75,8 @@ Job = tuple[str, str]
 def filters(job: Job) -> dict[str, int]:
     """The number of filters of a task, and of heads, for mixers that have them."""
     task, mixer = job
-    keys = {"model.mixer_options.num_filters": TASKS[task][2]} if mixer.endswith("STU") else {}
-    return keys | ({"model.mixer_options.num_heads": TASKS[task][3]} if mixer in ("STU", "AR-STU") else {})
+    keys = {"model.mixer_options.num_filters": TASKS[task].filters} if mixer.endswith("STU") else {}
+    return keys | ({"model.mixer_options.num_heads": TASKS[task].heads} if mixer in ("STU", "AR-STU") else {})
 
 
 def matched_width(task: str, mixer: str) -> int:
@@ -68,8 +86,8 @@ def matched_width(task: str, mixer: str) -> int:
     from torchstu.training.cost import count_parameters, data_for_cost
     from torchstu.training.recipe_file import read_recipe
 
-    recipe, target, *_ = TASKS[task]
-    data, heads = data_for_cost(read_recipe([recipe, MIXERS[mixer]])), TASKS[task][3] if mixer in ("STU", "AR-STU") else 1
+    recipe, target, heads = TASKS[task].recipe, TASKS[task].parameters, TASKS[task].heads if mixer in ("STU", "AR-STU") else 1
+    data = data_for_cost(read_recipe([recipe, MIXERS[mixer]]))
 
     def count(width_of_head: int) -> int:
         sized = read_recipe([recipe, MIXERS[mixer]], {"model.d_model": width_of_head * heads} | filters((task, mixer)))
@@ -90,15 +108,22 @@ class Runs:
         from torchstu.training.recipe_file import read_recipe
 
         task, mixer = job
-        keys = QUICK if self.quick else {}
-        recipe = read_recipe([TASKS[task][0], MIXERS[mixer]], keys)
+        keys = QUICK if self.quick else {"training.steps": TASKS[task].steps} if TASKS[task].steps else {}
+        recipe = read_recipe([TASKS[task].recipe, MIXERS[mixer]], keys)
         keys = keys | {"training.steps": recipe.training.steps // share}
         keys |= filters(job) | {KEYS[name]: value for name, value in sizes.items()} | {"seed": seed}
         name = f"{task}, {mixer}, rate {sizes['rate']}, dropout {sizes['dropout']}, seed {seed}"
         return self.pool.submit(self._run, job, keys, self.folder / name)
 
     def _run(self, job: Job, keys: dict[str, Any], folder: Path) -> dict[str, Any]:
-        command = [sys.executable, "-c", TRAIN, json.dumps([TASKS[job[0]][0], MIXERS[job[1]]]), json.dumps(keys), str(folder)]
+        command = [
+            sys.executable,
+            "-c",
+            TRAIN,
+            json.dumps([TASKS[job[0]].recipe, MIXERS[job[1]]]),
+            json.dumps(keys),
+            str(folder),
+        ]
         done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{folder.name}: {done.stderr.strip().splitlines()[-1:]}")
@@ -114,6 +139,10 @@ def best(results: dict[str, Any]) -> float:
 
 def choose(runs: Runs, task: str, sizes: dict[str, dict[str, Any]], name: str, values: tuple[float, ...]) -> None:
     """Set one number of every mixer to the value with the smallest validation error."""
+    if len(values) == 1:
+        for own in sizes.values():
+            own[name] = values[0]
+        return
     tried = {
         (mixer, value): runs.submit((task, mixer), own | {name: value}, CHOOSING_SEED, 3)
         for mixer, own in sizes.items()
@@ -128,10 +157,10 @@ def measure(runs: Runs, task: str, mixers: list[str], seeds: int) -> tuple[dict[
     """The rows of a task, and the environment of its runs: first rate and dropout of each mixer, then all seeds with them."""
     from torchstu.training.recipe_file import read_recipe
 
-    dropout = read_recipe([TASKS[task][0]]).model.dropout
+    dropout = read_recipe([TASKS[task].recipe]).model.dropout
     sizes: dict[str, dict[str, Any]] = {mixer: {"width": matched_width(task, mixer), "dropout": dropout} for mixer in mixers}
-    choose(runs, task, sizes, "rate", RATES)
-    choose(runs, task, sizes, "dropout", DROPOUTS)
+    choose(runs, task, sizes, "rate", TASKS[task].rates)
+    choose(runs, task, sizes, "dropout", TASKS[task].dropouts)
     started = {mixer: [runs.submit((task, mixer), sizes[mixer], seed) for seed in range(seeds)] for mixer in mixers}
     results = {mixer: [run.result() for run in of_mixer] for mixer, of_mixer in started.items()}
     return {mixer: row(own, sizes[mixer]) for mixer, own in results.items()}, results[mixers[0]][0]["environment"]
@@ -169,21 +198,21 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     return markdown_table(header, lines)
 
 
-def report(found: dict[str, dict[str, Any]], processes: int) -> str:
+def report(found: dict[str, dict[str, Any]]) -> str:
     """The page."""
     parts = [
         "## Small tasks at equal parameters\n\n    python benchmarks/small_tasks.py\n\n"
         "Accuracy on the test part of the model that was best on the validation part: mean and range over seeds; the rate of "
-        f"each is the best of {len(RATES)}, then the dropout of {len(DROPOUTS)}, by validation. Every run on one thread, "
-        f"{processes} at a time; the minutes are "
-        "those of a run, with its validations."
+        f"each is the best of {len(RATES)}, then the dropout of {len(DROPOUTS)}, by validation, unless it says otherwise. "
+        "Every run on one thread; the minutes are those of a run, with its validations."
     ]
     for task, entry in found.items():
         rows = entry["mixers"]
         steps, machine = next(iter(rows.values()))["steps"], entry["machine"]
         environment = environment_line(machine, {"torch": machine["torch"]})
         parts.append(
-            f"### {task}\n\nRecipe `{TASKS[task][0]}`, {steps} steps, {entry['seeds']} seeds. {environment}\n\n{table(rows)}"
+            f"### {task}\n\nRecipe `{TASKS[task].recipe}`, {steps} steps, {entry['seeds']} seeds, {entry['processes']} runs at "
+            f"a time{'' if len(TASKS[task].rates) > 1 else ', one rate for all'}. {environment}\n\n{table(rows)}"
         )
     return "\n\n".join(parts)
 
@@ -205,9 +234,14 @@ def main() -> None:
     found = json.loads(path.read_text())["tasks"] if path.exists() else {}
     for task in tasks:
         rows, used = measure(runs, task, mixers, options.seeds)
-        found[task] = {"machine": machine | {"torch": used["torch"]}, "seeds": options.seeds, "mixers": rows}
+        found[task] = {
+            "machine": machine | {"torch": used["torch"]},
+            "seeds": options.seeds,
+            "processes": options.processes,
+            "mixers": rows,
+        }
         found = {name: found[name] for name in TASKS if name in found}
-        save(path, {"tasks": found}, report(found, options.processes))
+        save(path, {"tasks": found}, report(found))
 
 
 if __name__ == "__main__":

@@ -125,6 +125,9 @@ def bad(config=None, weights=None, drop=None, **options):
 BAD = {
     "config: stu_enable_mlp_sandwich=True": bad({"stu_enable_mlp_sandwich": True}),
     "config: use_hankel_L=True": bad({"use_hankel_L": True}),
+    "config: n_layer: unknown; did you mean n_layers?": bad({"n_layer": 3}),
+    "config: tie_word_embeddings=False": bad({"tie_word_embeddings": False}),
+    "weights: 'lm_head.weight' differs from 'tok_emb.weight'": bad(weights={"lm_head.weight": torch.zeros(40, 16)}),
     r"weights: nothing for 'model.norm.weight' \(1 such\)": bad(drop="norm.weight"),
     r"weights: 'layers.7.x' is of no layer of this configuration": bad(weights={"layers.7.x": torch.zeros(1)}),
     r"weights: shape \(40, 16\) for 'model.embed_tokens.weight'": bad({"vocab_size": 41}),

@@ -60,8 +60,9 @@ def test_bytes_are_tokens_and_come_back():
 
 def test_every_byte_is_in_one_part(text, tmp_path):
     tokens = write_tokens([str(text)], byte_tokenizer(), tmp_path)
-    assert sum(tokens.bytes.values()) == text.stat().st_size
+    assert sum(tokens.bytes[part] for part in PARTS) == tokens.bytes["all"] == text.stat().st_size
     assert tokens.tokens == tokens.bytes  # a token a byte
+    assert np.array_equal(tokens.part("all"), np.concatenate([tokens.part(part) for part in PARTS]))
     assert 0.04 < tokens.bytes["test"] / text.stat().st_size < 0.06
     whole = byte_tokenizer().decode(np.concatenate([tokens.part(part) for part in PARTS]).tolist())
     assert whole == text.read_text("utf-8")
@@ -96,7 +97,7 @@ def test_special_words_in_a_text_are_text(tmp_path):
     (tmp_path / "a.txt").write_text("\ufeff" + "an end <|endoftext|> of it\n" * 99, encoding="utf-8")
     tokens = write_tokens([str(tmp_path / "a.txt")], byte_tokenizer(), tmp_path / "out")
     assert tokens.tokens == tokens.bytes
-    assert sum(tokens.bytes.values()) == 99 * 27  # the byte order mark is none of it
+    assert tokens.bytes["all"] == 99 * 27  # the byte order mark is none of it
     assert tokens.part("train").max() < 256
 
 
@@ -121,6 +122,25 @@ def test_a_model_that_knows_nothing_needs_eight_bits(text, tmp_path):
     by_position = bits_by_position(model, tokens, "test", 64)
     assert by_position.shape == (64,)
     assert abs(by_position - math.log2(257)).max() < 1e-4
+
+
+def test_bits_are_counted_in_parts_of_any_size(text, tmp_path, monkeypatch):
+    tokens = write_tokens([str(text)], byte_tokenizer(), tmp_path)
+    torch.manual_seed(0)
+    model = STUForCausalLM(STUConfig(**MODEL, vocab_size=257, filter_length=16, initializer_range=0.5))
+    rows = Windows(tokens.part("validation"), 16)
+    ids, after = (torch.stack([rows[i][name] for i in range(len(rows))]) for name in ("input_ids", "labels"))
+    with torch.no_grad():
+        p = model.eval()(ids, use_cache=False).logits.softmax(-1).gather(-1, after[..., None])[..., 0]
+    expected = -p.double().log2().mean(0).numpy()  # a token is a byte
+    assert expected.std() > 0.1
+    for logits in (1, 3 * 16 * 257, 2**22):
+        monkeypatch.setattr("torchstu.integrations.transformers.evaluation.LOGITS", logits)
+        assert abs(bits_by_position(model, tokens, "validation", 16) - expected).max() < 1e-4
+    everything = bits_per_byte(model, tokens, "all", 16)
+    shares = {part: len(Windows(tokens.part(part), 16)) for part in PARTS}
+    mean = sum(bits_per_byte(model, tokens, part, 16) * count for part, count in shares.items()) / sum(shares.values())
+    assert abs(everything - mean) < 1e-2 * mean
 
 
 def test_bits_count_bytes_where_tokens_are_longer(text, tmp_path, trained):
@@ -148,10 +168,43 @@ def test_training_learns_and_writes_what_the_library_loads(trained):
     words = []
     found = generate_text(model.eval(), tokenizer, "line", 20, write=words.append)
     assert "".join(words) == found
+    torch.manual_seed(7)
+    drawn = torch.rand(1)
+    torch.manual_seed(7)
     assert found == generate_text(model, tokenizer, "line", 20)
+    assert torch.equal(torch.rand(1), drawn), "the generator of others was touched"
     assert found != generate_text(model, tokenizer, "line", 20, seed=1)
     greedy = generate_text(model, tokenizer, "line", 20, temperature=0)
     assert greedy == generate_text(model, tokenizer, "line", 20, temperature=0, seed=1)
+
+
+def test_what_is_trained_is_what_is_measured(tmp_path):
+    """Every byte tells the next and not the one after: a loss of another shift is at least a bit above."""
+    drawn = np.random.default_rng(0).integers(0, 2, 3000)
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"".join(b"ab" if one else b"cd" for one in drawn))
+    said: list[str] = []
+    run = run_of(path, steps=150, validate_every=150, learning_rate=1e-2)
+    results = train_language_model(run, tmp_path / "run", say=said.append)
+    on_the_way = float(next(line for line in said if line.startswith("step 150")).split()[4])
+    assert results["bits_per_byte"]["validation"] == pytest.approx(on_the_way, abs=2e-3)
+    assert results["bits_per_byte"]["validation"] < 0.6  # half a bit: the second of a pair is known
+
+
+def test_the_card_says_what_the_model_is(trained):
+    from huggingface_hub import ModelCard
+
+    folder, results = trained
+    card = ModelCard.load(folder / "model" / "README.md")
+    assert card.data.tags == [*STUForCausalLM.model_tags, "stu"]
+    assert card.data.eval_results[0].metric_value == round(results["bits_per_byte"]["test"], 4)
+    assert f"| weights | {results['parameters']:,} |" in card.text
+    assert "2 of width 16: STU, sliding_attention" in card.text
+    loading = card.text.split("```python\n")[1].split("```")[0]
+    words = {"FOLDER OR NAME": str(folder / "model"), "PROMPT": "line", "=200": "=5"}
+    for word, value in words.items():
+        loading = loading.replace(word, value)
+    exec(compile(loading, "card", "exec"), {})
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(text, trained, tmp_path):
@@ -242,10 +295,15 @@ def test_the_command_trains_writes_and_measures(text, tmp_path, capsys):
     assert main(["lm", "generate", f"{output}/model", "--prompt", "line", "--tokens", "5"]) == 0
     assert capsys.readouterr().out.startswith("line")
     positions = str(tmp_path / "positions.csv")
-    assert main(["lm", "evaluate", f"{output}/model", str(text), "--context", "32", "--positions", positions]) == 0
+    assert (
+        main(["lm", "evaluate", f"{output}/model", str(text), "--context", "32", "--part", "all", "--positions", positions])
+        == 0
+    )
     rows = np.loadtxt(positions, delimiter=",", skiprows=1)
     assert rows.shape == (32, 2)
-    assert float(capsys.readouterr().out.split()[0]) == pytest.approx(rows[:, 1].mean(), abs=1e-4)
+    said = capsys.readouterr().out
+    assert float(said.split()[0]) == pytest.approx(rows[:, 1].mean(), abs=1e-4)
+    assert f"{text.stat().st_size:,} bytes" in said
 
 
 @pytest.mark.parametrize(
@@ -254,7 +312,7 @@ def test_the_command_trains_writes_and_measures(text, tmp_path, capsys):
         (["train", "--output", "x", "--model.width", "3"], "model.width: unknown; it must be model. and one of"),
         (["train", "--output", "x", "--model.hidden_size", "wide"], "model.hidden_size: 'wide'; it must be of type int"),
         (["generate", "nowhere", "--prompt", "a"], "nowhere: no folder of a model"),
-        (["evaluate", "nowhere", "--positions", "x.png"], "--output: 'x.png'; it must end in .csv"),
+        (["evaluate", "nowhere", "--positions", "x.png"], "--positions: 'x.png'; it must end in .csv"),
     ],
 )
 def test_bad_commands_are_refused_in_a_line(words, message, capsys, tmp_path, monkeypatch):

@@ -209,6 +209,10 @@ BAD_CONFIGS = {
     "heads": ({"mixers": ["sliding_attention"], "num_attention_heads": 3}, "num_attention_heads: 3; it must divide"),
     "no heads": ({"num_attention_heads": 0}, "num_attention_heads: 0; it must be an integer of at least 1"),
     "no width": ({"hidden_size": 0}, "hidden_size: 0; it must be an integer of at least 1"),
+    "misspelled": ({"hiden_size": 8}, "hiden_size: unknown; did you mean hidden_size?"),
+    "dropout": ({"hidden_dropout": 1.0}, "hidden_dropout: 1.0; it must be a number from 0 to below 1"),
+    "cap": ({"attn_logit_softcapping": -3.0}, "attn_logit_softcapping: -3.0; it must be a number from 0"),
+    "epsilon": ({"rms_norm_eps": float("nan")}, "rms_norm_eps: nan; it must be"),
     "no number": ({"num_filters": 2.5}, "num_filters: 2.5; it must be"),
 }
 

@@ -73,9 +73,12 @@ def _add_generate(actions: Any) -> None:
 
 
 def _add_evaluate(actions: Any) -> None:
-    parser = actions.add_parser("evaluate", help="bits per byte", description="Bits per byte of the last twentieth of texts.")
+    parser = actions.add_parser("evaluate", help="bits per byte", description="Bits per byte of texts, or of a part of each.")
     parser.add_argument("model", metavar="MODEL", help="folder of a model")
     parser.add_argument("files", metavar="FILE", nargs="*", help="texts (default: the one that ships with the package)")
+    parts = {"train": "the first 90 %", "validation": "the next twentieth", "test": "the last twentieth", "all": "everything"}
+    said = ", ".join(f"{name} ({share})" for name, share in parts.items())
+    parser.add_argument("--part", choices=parts, default="test", help=f"of each text: {said}; default: test")
     parser.add_argument("--context", type=int, default=256, metavar="N", help="tokens that are read at once (default: 256)")
     parser.add_argument("--positions", metavar="FILE.csv", help="where bits per byte by position in the context go")
     parser.set_defaults(run=evaluate)
@@ -156,7 +159,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     import tempfile
 
     if arguments.positions is not None:
-        check_file(arguments.positions, ".csv")
+        check_file(arguments.positions, ".csv", option="--positions")
     model, tokenizer = _load(arguments.model)
     from torchstu.integrations.transformers.evaluation import bits_by_position
     from torchstu.integrations.transformers.text import language_files, write_tokens
@@ -164,8 +167,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         tokens = write_tokens(language_files(arguments.files), tokenizer, Path(folder))
-        bits = bits_by_position(model, tokens, "test", arguments.context)
-    print(f"{bits.mean():.4f} bits per byte, {tokens.bytes['test']:,} bytes in stretches of {arguments.context} tokens")
+        bits = bits_by_position(model, tokens, arguments.part, arguments.context)
+    print(f"{bits.mean():.4f} bits per byte, {tokens.bytes[arguments.part]:,} bytes in stretches of {arguments.context} tokens")
     if arguments.positions is not None:
         lines = "".join(f"{position},{value:.6f}\n" for position, value in enumerate(bits, start=1))
         write_text(Path(arguments.positions), "tokens_before,bits_per_byte\n" + lines)

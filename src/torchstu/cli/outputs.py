@@ -38,7 +38,7 @@ def check_new(path: str) -> Path:
     return target
 
 
-def check_file(path: str, *suffixes: str) -> None:
+def check_file(path: str, *suffixes: str, option: str = "--output") -> None:
     """A file that can be written, or written over.
 
     Raises:
@@ -46,7 +46,7 @@ def check_file(path: str, *suffixes: str) -> None:
         OSError: it cannot be written there; its folder must exist.
     """
     if not path.lower().endswith(suffixes):
-        raise ValueError(f"--output: {path!r}; it must end in {' or '.join(suffixes)}")
+        raise ValueError(f"{option}: {path!r}; it must end in {' or '.join(suffixes)}")
     target = Path(path)
     if target.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; it must be a file")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import math
+from collections.abc import Iterable
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -18,6 +21,22 @@ COUNTS = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_filters", "filter_length", "sliding_window", "num_attention_heads",
 )  # fmt: skip
 """Sizes that are integers of at least 1."""
+RANGES = {"attention_dropout": (0.0, 1.0), "hidden_dropout": (0.0, 1.0), "rms_norm_eps": (0.0, math.inf),
+          "initializer_range": (0.0, math.inf), "attn_logit_softcapping": (0.0, math.inf)}  # fmt: skip
+"""Numbers, and from where to below where they may be."""
+
+
+def check_spelling(names: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Refuse names that are almost known ones; others may be the library's.
+
+    Raises:
+        ValueError: such a name; the message has the known one.
+    """
+    known = set(known)
+    for name in names:
+        meant = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        if meant and name not in known and not hasattr(PreTrainedConfig, name):
+            raise ValueError(f"{what}{name}: unknown; did you mean {meant[0]}?")
 
 
 class STUConfig(PreTrainedConfig):
@@ -96,6 +115,13 @@ class STUConfig(PreTrainedConfig):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: {value!r}; it must be an integer of at least 1")
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if name == "attn_logit_softcapping" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < high:
+                raise ValueError(f"{name}: {value!r}; it must be a number from {low:g} to below {high:g}")
+        check_spelling(kwargs, STUConfig.__annotations__, "")
         self.mixers = [self.mixers] if isinstance(self.mixers, str) else list(self.mixers)
         self._check_layers()
         if self.intermediate_size is None:

@@ -9,48 +9,44 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import TextStreamer, set_seed
+from transformers import TextStreamer
 
 from torchstu.integrations.transformers.text import TokenFile, Windows
 
+LOGITS = 2**22
+"""So many at once, unless a single stretch has more."""
+
 
 @torch.no_grad()
-def bits_per_byte(model: Any, tokens: TokenFile, part: str, context: int, batch_size: int = 16) -> float:
+def bits_per_byte(model: Any, tokens: TokenFile, part: str, context: int) -> float:
     """-Σ log2 p(token) over the bytes of a part, in stretches of ``context`` tokens, each read from a state of rest.
 
     Args:
         model: a causal language model.
         tokens: of the text.
-        part: "train", "validation" or "test".
+        part: "train", "validation", "test" or "all".
         context: tokens that are read at once.
-        batch_size: stretches at once.
     """
-    losses = _losses(model, Windows(tokens.part(part), context), batch_size)
-    share = losses.size / tokens.tokens[part]
-    return float(losses.sum() / math.log(2) / (tokens.bytes[part] * share))
+    return float(bits_by_position(model, tokens, part, context).mean())
 
 
 @torch.no_grad()
-def bits_by_position(model: Any, tokens: TokenFile, part: str, context: int, batch_size: int = 2) -> np.ndarray:
+def bits_by_position(model: Any, tokens: TokenFile, part: str, context: int) -> np.ndarray:
     """Mean bits per byte by position in stretches of ``context`` tokens, (context,); the first is that after one token."""
-    losses = _losses(model, Windows(tokens.part(part), context), batch_size)
-    return losses.mean(0) / math.log(2) * tokens.tokens[part] / tokens.bytes[part]
-
-
-def _losses(model: Any, windows: Windows, batch_size: int) -> np.ndarray:
-    """Nats of every token, (stretches, context)."""
-    training, rows = model.training, []
+    stretches, training = Windows(tokens.part(part), context), model.training
+    at_once = max(1, LOGITS // (context * model.config.vocab_size))
+    nats = np.zeros(context)
     model.eval()
     try:
-        for start in range(0, len(windows), batch_size):
-            stop = min(start + batch_size, len(windows))
-            rows_of = [windows[i] for i in range(start, stop)]
-            ids, after = (torch.stack([row[name] for row in rows_of]).to(model.device) for name in ("input_ids", "labels"))
+        for start in range(0, len(stretches), at_once):
+            rows = [stretches[i] for i in range(start, min(start + at_once, len(stretches)))]
+            ids, after = (torch.stack([row[name] for row in rows]).to(model.device) for name in ("input_ids", "labels"))
             logits = model(input_ids=ids, use_cache=False).logits.float()
-            rows.append(cross_entropy(logits.mT, after, reduction="none").double().cpu().numpy())
+            losses = cross_entropy(logits.flatten(0, 1), after.flatten(), reduction="none")
+            nats += losses.view(after.shape).double().sum(0).cpu().numpy()
     finally:
         model.train(training)
-    return np.concatenate(rows)
+    return nats / len(stretches) / math.log(2) * tokens.tokens[part] / tokens.bytes[part]
 
 
 def generate_text(
@@ -79,12 +75,13 @@ def generate_text(
     ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids.to(model.device)
     if not ids.numel():
         raise ValueError(f"prompt: {prompt!r}; it must have at least one token")
-    set_seed(seed)
     streamer = None if write is None else _Streamer(tokenizer, write)
     options: dict[str, Any] = {"do_sample": temperature > 0, "max_new_tokens": tokens, "streamer": streamer}
     if temperature > 0:
         options |= {"temperature": temperature, "top_k": top_k or 0}
-    found = model.generate(ids.long(), attention_mask=torch.ones_like(ids), **options)
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        found = model.generate(ids.long(), attention_mask=torch.ones_like(ids), **options)
     return tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True)
 
 

@@ -25,12 +25,18 @@ import torch
 from torch import Tensor
 
 from torchstu.integrations.transformers.attention import alibi_slopes
-from torchstu.integrations.transformers.configuration import STUConfig
+from torchstu.integrations.transformers.configuration import STUConfig, check_spelling
 from torchstu.integrations.transformers.modeling import STUForCausalLM
 from torchstu.spectral.filters import filter_bank
 
-UNSUPPORTED = {"use_hankel_L": False, "stu_enable_mlp_sandwich": False, "bias": False, "d_in_tile": None, "d_out_tile": None}
+UNSUPPORTED = {
+    "use_hankel_L": False, "stu_enable_mlp_sandwich": False, "bias": False, "d_in_tile": None, "d_out_tile": None,
+    "tie_word_embeddings": True,
+}  # fmt: skip
 """Options of theirs that change the model, and the value that can be converted."""
+CONVERTED = ("n_embd", "n_heads", "n_layers", "seq_len", "window_size", "vocab_size", "mlp_scale", "dropout", "num_eigh",
+             "use_approx", "use_attn", "softcap", "rms_norm_eps")  # fmt: skip
+"""Options of theirs that are taken over; others say how theirs runs."""
 
 
 def from_flash_stu(
@@ -50,12 +56,18 @@ def from_flash_stu(
         tolerance: the largest distance of one of their unit-norm filters from the span of ours.
 
     Raises:
-        ValueError: an option that is not supported, a weight that is missing, left over or of another shape, or filters farther
-            than ``tolerance`` from ours.
+        ValueError: an option that is misspelled or not supported, a weight that is missing, left over or of another shape, a
+            head that is not the embedding, or filters farther than ``tolerance`` from ours.
     """
     for option, supported in UNSUPPORTED.items():
         if config.get(option, supported) not in (supported, None):
             raise ValueError(f"config: {option}={config[option]!r}; only {supported!r} can be converted")
+    check_spelling(config, (*UNSUPPORTED, *CONVERTED), "config: ")
+    if "n_embd" not in config:
+        raise ValueError("config: n_embd is missing; it must be the width of the layers")
+    head, embedding = weights.get("lm_head.weight"), weights.get("tok_emb.weight")
+    if head is not None and embedding is not None and not torch.equal(head, embedding):
+        raise ValueError("weights: 'lm_head.weight' differs from 'tok_emb.weight'; only tied embeddings can be converted")
     ours = _config(config, hidden_act)
     model = STUForCausalLM(ours).to(weights["tok_emb.weight"].dtype if "tok_emb.weight" in weights else torch.float32)
     basis = _basis(weights.get("phi"), ours, tolerance)

@@ -16,10 +16,11 @@ import torch
 import transformers
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
+from torchstu.integrations.transformers.card import language_card
 from torchstu.integrations.transformers.configuration import STUConfig
-from torchstu.integrations.transformers.evaluation import bits_per_byte
+from torchstu.integrations.transformers.evaluation import bits_per_byte, generate_text
 from torchstu.integrations.transformers.modeling import STUForCausalLM
-from torchstu.integrations.transformers.text import PARTS, TokenFile, Windows, load_tokenizer, write_tokens
+from torchstu.integrations.transformers.text import PARTS, TokenFile, Windows, load_tokenizer, next_token_loss, write_tokens
 from torchstu.learn.optimizers import parameter_groups
 from torchstu.whole_file import clear_drafts, whole_file
 
@@ -28,6 +29,8 @@ SMALL: dict[str, Any] = {
     "num_filters": 16, "sliding_window": 64, "max_position_embeddings": 131_072,
 }  # fmt: skip
 """A model for minutes on two cores."""
+PROMPT, SAMPLE = 24, 300
+"""Tokens before and of the sample of a trained model."""
 VALIDATED = 2**15
 """Tokens of a validation on the way; the last one reads all."""
 
@@ -107,7 +110,7 @@ def train_language_model(
     """Train a byte-level (or tokenized) language model, measure it, write it.
 
     ``output`` gets ``run.json``, ``tokens.bin``, ``checkpoints/``, ``model/`` (weights, configuration, tokenizer: what
-    `AutoModelForCausalLM` and `AutoTokenizer` load) and ``results.json``.
+    `AutoModelForCausalLM` and `AutoTokenizer` load, with a card that has a sample) and ``results.json``.
 
     Args:
         run: what to train.
@@ -149,11 +152,22 @@ def train_language_model(
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     results = _measured(run, model, tokens, seconds, done)
+    if isinstance(model, STUForCausalLM):
+        prompt, sample = _sample(model, tokenizer, tokens)
+        say(f"a sample: [{prompt}]{sample}")
+        card = language_card(config, results, run.files, prompt, sample, context=run.context, tags=model.model_tags)
+        (folder / "model" / "README.md").write_text(card, encoding="utf-8")
     with whole_file(folder / "results.json") as draft:
         draft.write_text(json.dumps(results, indent=1), encoding="utf-8")
     found = results["bits_per_byte"]
     say(f"bits per byte: {found['validation']:.3f} in validation, {found['test']:.3f} in the test; {seconds / 60:.1f} minutes")
     return results
+
+
+def _sample(model: Any, tokenizer: Any, tokens: TokenFile) -> tuple[str, str]:
+    """The first words of the test text, and what the model writes after them."""
+    prompt = tokenizer.decode(tokens.part("test")[:PROMPT])
+    return prompt, generate_text(model, tokenizer, prompt, SAMPLE)
 
 
 def _measured(run: LanguageRun, model: Any, tokens: TokenFile, seconds: float, done: int) -> dict[str, Any]:
@@ -235,6 +249,7 @@ def _trainer(
         save_total_limit=2,
         seed=run.seed,
         report_to=[],
+        average_tokens_across_devices=False,  # batches have one size
         disable_tqdm=not progress,
         use_cpu=not torch.cuda.is_available(),
     )
@@ -246,6 +261,7 @@ def _trainer(
         eval_dataset=_some(Windows(tokens.part("validation"), run.context)),
         optimizers=(torch.optim.AdamW(groups, lr=run.learning_rate, betas=(0.9, 0.95)), None),
         callbacks=[_Says(say, tokens)],
+        compute_loss_func=next_token_loss,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -66,6 +66,7 @@ class STUPreTrainedModel(PreTrainedModel):
     config: STUConfig
     config_class = STUConfig
     base_model_prefix = "model"
+    model_tags = ["torchstu", "spectral-state-space-model"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _no_split_modules = ["STUDecoderLayer"]  # noqa: RUF012
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
@@ -243,7 +244,7 @@ class STUForCausalLM(STUPreTrainedModel, GenerationMixin):
         ``logits_to_keep`` is how many logits, from the end, are wanted; 0: all. Labels of -100 do not count.
         ``shift_labels`` (B, T) are labels in place, those of the next tokens.
         """
-        shifted = {"shift_labels": kwargs.pop("shift_labels")} if "shift_labels" in kwargs else {}
+        shift_labels = kwargs.pop("shift_labels", None)  # in the signature the Trainer would take it for a column of all data
         outputs = self.model(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, past_key_values=past_key_values,
             inputs_embeds=inputs_embeds, use_cache=use_cache, **kwargs,
@@ -251,8 +252,9 @@ class STUForCausalLM(STUPreTrainedModel, GenerationMixin):
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **shifted, **kwargs)
+        if labels is not None or shift_labels is not None:
+            targets = {"labels": labels, "shift_labels": shift_labels}
+            loss = self.loss_function(logits=logits, vocab_size=self.config.vocab_size, **targets, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss, logits=logits, past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states, attentions=outputs.attentions,

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
 from torchstu.whole_file import whole_file
@@ -74,8 +75,8 @@ class TokenFile:
     Attributes:
         path: of the ids.
         dtype: of the ids there, "uint16" or "uint32".
-        tokens: by part.
-        bytes: by part.
+        tokens: by part, and of "all".
+        bytes: by part, and of "all".
         vocab_size: ids are below it.
         lossless: whether the beginning of every part comes back from its tokens; where not, bits per byte flatter.
     """
@@ -89,7 +90,7 @@ class TokenFile:
 
     def part(self, name: str) -> np.ndarray:
         """The ids of a part, mapped and not read."""
-        start = sum(self.tokens[part] for part in PARTS[: PARTS.index(name)])
+        start = 0 if name == "all" else sum(self.tokens[part] for part in PARTS[: PARTS.index(name)])
         return np.memmap(self.path, self.dtype, "r")[start : start + self.tokens[name]]
 
     def save(self, path: Path) -> None:
@@ -162,6 +163,8 @@ def write_tokens(files: Sequence[str], tokenizer: PreTrainedTokenizerFast, folde
                 while block := part.read(2**24):
                     out.write(block)
             path.unlink()
+    for sizes in (tokens, counted):
+        sizes["all"] = sum(sizes.values())
     return TokenFile(str(target), dtype, tokens, counted, _vocabulary(tokenizer), lossless)
 
 
@@ -229,7 +232,9 @@ def _opened(file: str | None) -> tuple[BinaryIO, int]:
 
 
 class Windows(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Stretches of ``context`` tokens and the ones that follow them, for the library's trainer: every token is predicted once.
+    """Stretches of ``context`` tokens, and as labels in place the ones that follow: every token is predicted once.
+
+    The losses of the library's models shift labels themselves; with these `next_token_loss` is the loss.
 
     Args:
         ids: of a part.
@@ -251,4 +256,9 @@ class Windows(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         start = self.offset + index * self.context
         ids = torch.from_numpy(self.ids[start : start + self.context + 1].astype(np.int64))
-        return {"input_ids": ids[:-1], "labels": ids[1:], "shift_labels": ids[1:]}
+        return {"input_ids": ids[:-1], "labels": ids[1:]}
+
+
+def next_token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+    """Mean nats of labels (B, T) in place, for the library's trainer; the batches of `Windows` are all of one size."""
+    return cross_entropy(outputs.logits.float().flatten(0, 1), labels.flatten())
