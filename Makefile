@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := $(shell find src -type f -not -name '*.pyc' -not -path '*.egg-info*') pyproject.toml README.md LICENSE
 
-.PHONY: demo test test-long format docs clean
+.PHONY: demo test test-long test-lm-eval format docs clean
 
 demo: .venv/.demo  ## the tour: a report in torchstu-demo/
 	$(BIN)/torchstu demo --output torchstu-demo
@@ -17,6 +17,10 @@ test: .venv/.test  ## linters, types and the whole suite against the installed p
 
 test-long: .venv/.test  ## checks that take minutes
 	$(BIN)/python -m pytest -n 2 -m long
+
+test-lm-eval: .venv/.test  ## the evaluation harness on a language model; installs it
+	$(PIP) install ".[lm-eval]"
+	$(BIN)/python -m pytest -m long tests/integrations/test_lm_eval.py
 
 format: .venv/.test
 	$(BIN)/ruff check --fix src tests benchmarks
