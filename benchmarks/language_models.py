@@ -90,6 +90,7 @@ def row(results: list[dict[str, Any]], rate: float) -> dict[str, Any]:
         "test": [result["bits_per_byte"]["test"] for result in results],
         "seconds": [result["seconds"] for result in results],
         "by_position": results[0]["by_position"],
+        "curve": results[0]["curve"],
         "sample": results[0]["sample"],
         "environment": results[0]["environment"],
     }
@@ -119,6 +120,15 @@ def positions(rows: dict[str, dict[str, Any]]) -> str:
     return markdown_table(["model", *marks], lines)
 
 
+def picture(rows: dict[str, dict[str, Any]], path: Path) -> None:
+    """Bits per byte against the position in the context."""
+    from torchstu.report.figures import Panel, draw, standalone
+
+    series = {name: tuple(zip(*entry["curve"], strict=True)) for name, entry in rows.items()}
+    panel = Panel(series, "position in the context, bytes", "bits per byte", "Trained on stretches of 256 bytes", logx=True)
+    path.write_text(standalone(draw([panel])), encoding="utf-8")
+
+
 def report(rows: dict[str, dict[str, Any]], machine: dict[str, Any], seeds: int, processes: int) -> str:
     """The page."""
     environment = next(iter(rows.values()))["environment"]
@@ -132,6 +142,7 @@ def report(rows: dict[str, dict[str, Any]], machine: dict[str, Any], seeds: int,
         "### Bits per byte by position in the context",
         f"Stretches of {CONTEXTS} times the context of training, test part, first seed; mean over the positions named.",
         positions(rows),
+        "![Bits per byte by position](language_models.svg)",
         '### Samples\n\nFirst seed, temperature 0.8, after "And the LORD said unto".',
         samples,
     ]
@@ -155,6 +166,7 @@ def main() -> None:
     path = (work if options.quick else ROOT / "benchmarks" / "results") / "language_models.json"
     found = {"machine": machine, "seeds": options.seeds, "models": rows}
     save(path, found, report(rows, machine, options.seeds, options.processes))
+    picture(rows, path.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

@@ -73,6 +73,8 @@ def main() -> None:
         bits = bits_by_position(model, tokens, "test", context)
         edges = [0, 16, 64, run.context] + [run.context * times for times in (2, 4, 8, 16) if times <= request["contexts"]]
         results["by_position"] = {f"{a + 1}-{b}": float(bits[a:b].mean()) for a, b in itertools.pairwise(edges)}
+        cuts = [0, *sorted({round(2 ** (power / 3)) for power in range(3, 3 * 20)} & set(range(context))), context]
+        results["curve"] = [((a + b) / 2, float(bits[a:b].mean())) for a, b in itertools.pairwise(cuts)]
         results["width"] = width
         model.generation_config.use_cache = not request["mamba"]  # mambapy's forward pass leaves no cache
         results["sample"] = generate_text(model, byte_tokenizer(), "And the LORD said unto", 200)

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -228,6 +231,31 @@ def same_weights(first, second):
     for name, weight in models[0].state_dict().items():
         assert torch.equal(models[1].state_dict()[name], weight), name
     assert models[0].config.use_cache
+
+
+def test_bfloat16_multiplies_and_weights_stay(text, trained, tmp_path):
+    results = train_language_model(run_of(text, bf16=True), tmp_path / "run", say=lambda line: None)
+    assert results["bits_per_byte"]["test"] == pytest.approx(trained[1]["bits_per_byte"]["test"], rel=1e-2)
+    models = [AutoModelForCausalLM.from_pretrained(path / "model") for path in (trained[0], tmp_path / "run")]
+    assert {p.dtype for p in models[1].parameters()} == {torch.float32}
+    assert any(not torch.equal(a, b) for a, b in zip(*(model.parameters() for model in models), strict=True))
+
+
+def test_processes_share_a_batch(text, trained, tmp_path):
+    """Two processes on gloo reach the weights of one, to rounding."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    model = [word for name, value in MODEL.items() for word in ("--set", f"model.{name}={json.dumps(value)}")]
+    sizes = ["--context", "16", "--batch-size", "4", "--steps", "6", "--validate-every", "2"]
+    command = [*start, "-m", "torchstu.cli.main", "lm", "train", str(text), "--output", str(tmp_path / "run"), *sizes, *model]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("step 6 of 6") == 1
+    one, two = (AutoModelForCausalLM.from_pretrained(path / "model").state_dict() for path in (trained[0], tmp_path / "run"))
+    for name, weight in one.items():
+        assert (two[name] - weight).abs().max() < 1e-4, name
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["bits_per_byte"]["test"] == pytest.approx(trained[1]["bits_per_byte"]["test"], abs=1e-4)
 
 
 def test_a_run_stopped_after_its_last_step_is_only_measured(text, trained, tmp_path, monkeypatch):

@@ -54,6 +54,7 @@ def _add_train(actions: Any) -> None:
     parser.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json, or a folder with one (default: bytes)")
     for name, (kind, words) in RUN.items():
         parser.add_argument(f"--{name.replace('_', '-')}", dest=name, type=kind, metavar="N", help=words)
+    parser.add_argument("--bf16", action="store_true", default=None, help="multiply in bfloat16; weights stay in float32")
     parser.add_argument("--set", metavar="model.KEY=VALUE", action="append", default=[], help="the same as --model.KEY VALUE")
     parser.add_argument("--resume", action="store_true", help="go on with the run in FOLDER")
     parser.set_defaults(run=train)
@@ -90,7 +91,7 @@ def train(arguments: argparse.Namespace) -> None:
     from torchstu.integrations.transformers.language import LanguageRun, train_language_model
     from torchstu.integrations.transformers.text import language_files
 
-    given = {name: getattr(arguments, name) for name in RUN if getattr(arguments, name) is not None}
+    given = {name: getattr(arguments, name) for name in (*RUN, "bf16") if getattr(arguments, name) is not None}
     run = LanguageRun(language_files(arguments.files), arguments.tokenizer, _model_options(arguments.set), **given)
     train_language_model(run, arguments.output, resume=arguments.resume, progress=sys.stderr.isatty())
 

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import set_seed
 
 from torchstu.integrations.transformers.card import language_card
 from torchstu.integrations.transformers.configuration import STUConfig
 from torchstu.integrations.transformers.evaluation import bits_per_byte, generate_text
 from torchstu.integrations.transformers.modeling import STUForCausalLM
-from torchstu.integrations.transformers.text import PARTS, TokenFile, Windows, load_tokenizer, next_token_loss, write_tokens
-from torchstu.learn.optimizers import parameter_groups
+from torchstu.integrations.transformers.text import PARTS, TokenFile, Windows, load_tokenizer, write_tokens
+from torchstu.integrations.transformers.trainer import last_checkpoint, make_trainer, training_arguments
 from torchstu.whole_file import clear_drafts, whole_file
 
 SMALL: dict[str, Any] = {
@@ -31,8 +31,6 @@ SMALL: dict[str, Any] = {
 """A model for minutes on two cores."""
 PROMPT, SAMPLE = 24, 300
 """Tokens before and of the sample of a trained model."""
-VALIDATED = 2**15
-"""Tokens of a validation on the way; the last one reads all."""
 
 
 GIVEN = {"vocab_size", "eos_token_id", "pad_token_id", "layer_types"}
@@ -56,6 +54,7 @@ class LanguageRun:
         clip: the largest norm of the gradient.
         validate_every: steps between two validations, and checkpoints.
         seed: of weights and of the order of the stretches.
+        bf16: whether matrices are multiplied in bfloat16; weights stay in float32.
 
     Raises:
         ValueError: numbers out of range, or what `STUConfig` refuses.
@@ -73,6 +72,7 @@ class LanguageRun:
     clip: float = 1.0
     validate_every: int = 250
     seed: int = 0
+    bf16: bool = False
 
     def __post_init__(self) -> None:
         for name in ("context", "batch_size", "steps", "validate_every"):
@@ -85,6 +85,8 @@ class LanguageRun:
                 raise ValueError(f"{name}: {value!r}; it must be a number from {low:g} to {high:g}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
             raise ValueError(f"seed: {self.seed!r}; it must be an integer from 0 to 2^32 - 1")
+        if not isinstance(self.bf16, bool):
+            raise ValueError(f"bf16: {self.bf16!r}; it must be True or False")
         if not self.clip > 0:
             raise ValueError(f"clip: {self.clip!r}; it must be above 0")
         if isinstance(self.files, str):
@@ -128,7 +130,11 @@ def train_language_model(
         FileExistsError: ``output`` is there without ``resume``.
     """
     folder = Path(output)
-    tokens, tokenizer = _prepared(run, folder, make_model, resume)
+    arguments = training_arguments(run, folder, progress)
+    first = arguments.process_index == 0
+    with arguments.main_process_first(local=False):
+        tokens, tokenizer = _prepared(run, folder, make_model, resume or not first)
+    say = say if first else lambda line: None
     if resume and (folder / "results.json").is_file():
         say(f"{folder}: is complete")
         return json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -141,27 +147,35 @@ def train_language_model(
     parameters = sum(p.numel() for p in model.parameters())
     say(f"{parameters:,} weights" + (f" in layers {', '.join(config.layer_mixers)}" if make_model is STUForCausalLM else ""))
     began = time.perf_counter()
-    trainer = _trainer(run, folder, model, tokens, say, progress)
-    checkpoint, done = _last_checkpoint(folder) if resume else (None, 0)
+    trainer = make_trainer(run, arguments, model, tokens, say)
+    checkpoint, done = last_checkpoint(folder) if resume else (None, 0)
     if checkpoint is not None and done >= run.steps:
         trainer._load_from_checkpoint(checkpoint)
     else:
         trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - began
+    with arguments.main_process_first(local=False):
+        if first:
+            _finish(run, folder, model, tokenizer, tokens, _measured(run, model, tokens, seconds, done), say)
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def _finish(
+    run: LanguageRun, folder: Path, model: Any, tokenizer: Any, tokens: TokenFile, results: dict[str, Any], say: Any
+) -> None:
+    """Write model, card and results, say how good it is."""
     model.config.use_cache = True  # the trainer's, which keeps none, is not for those who load the model
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    results = _measured(run, model, tokens, seconds, done)
     if isinstance(model, STUForCausalLM):
         prompt, sample = _sample(model, tokenizer, tokens)
         say(f"a sample: [{prompt}]{sample}")
-        card = language_card(config, results, run.files, prompt, sample, context=run.context, tags=model.model_tags)
+        card = language_card(model.config, results, run.files, prompt, sample, context=run.context, tags=model.model_tags)
         (folder / "model" / "README.md").write_text(card, encoding="utf-8")
     with whole_file(folder / "results.json") as draft:
         draft.write_text(json.dumps(results, indent=1), encoding="utf-8")
-    found = results["bits_per_byte"]
-    say(f"bits per byte: {found['validation']:.3f} in validation, {found['test']:.3f} in the test; {seconds / 60:.1f} minutes")
-    return results
+    found, minutes = results["bits_per_byte"], results["seconds"] / 60
+    say(f"bits per byte: {found['validation']:.3f} in validation, {found['test']:.3f} in the test; {minutes:.1f} minutes")
 
 
 def _sample(model: Any, tokenizer: Any, tokens: TokenFile) -> tuple[str, str]:
@@ -227,69 +241,3 @@ def _prepared(run: LanguageRun, folder: Path, make_model: Callable[[STUConfig], 
             shutil.rmtree(folder)
         raise
     return tokens, tokenizer
-
-
-def _trainer(
-    run: LanguageRun, folder: Path, model: Any, tokens: TokenFile, say: Callable[[str], None], progress: bool
-) -> Trainer:
-    arguments = TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
-        max_steps=run.steps,
-        per_device_train_batch_size=run.batch_size,
-        per_device_eval_batch_size=run.batch_size,
-        learning_rate=run.learning_rate,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": 0.1},
-        warmup_steps=math.ceil(run.warmup * run.steps),
-        max_grad_norm=run.clip,
-        logging_steps=max(1, run.validate_every // 5),
-        eval_strategy="steps",
-        eval_steps=run.validate_every,
-        save_steps=run.validate_every,
-        save_total_limit=2,
-        seed=run.seed,
-        report_to=[],
-        average_tokens_across_devices=False,  # batches have one size
-        disable_tqdm=not progress,
-        use_cpu=not torch.cuda.is_available(),
-    )
-    groups = parameter_groups(model, run.learning_rate, run.weight_decay)
-    trainer = Trainer(
-        model,
-        arguments,
-        train_dataset=Windows(tokens.part("train"), run.context),
-        eval_dataset=_some(Windows(tokens.part("validation"), run.context)),
-        optimizers=(torch.optim.AdamW(groups, lr=run.learning_rate, betas=(0.9, 0.95)), None),
-        callbacks=[_Says(say, tokens)],
-        compute_loss_func=next_token_loss,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def _some(windows: Windows) -> Any:
-    """At most `VALIDATED` tokens, evenly taken: what a validation on the way reads."""
-    step = -(-len(windows) * windows.context // VALIDATED)
-    return torch.utils.data.Subset(windows, range(0, len(windows), step))
-
-
-class _Says(TrainerCallback):
-    """A line after each validation."""
-
-    def __init__(self, say: Callable[[str], None], tokens: TokenFile) -> None:
-        self.say, self.rate = say, tokens.tokens["validation"] / tokens.bytes["validation"] / math.log(2)
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any) -> None:
-        loss = (metrics or {}).get("eval_loss", math.nan)
-        self.say(f"step {state.global_step} of {args.max_steps}: {loss * self.rate:.3f} bits per byte in validation")
-
-
-def _last_checkpoint(folder: Path) -> tuple[str | None, int]:
-    """The last checkpoint that can be read, and its step."""
-    found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    for path in reversed(found):
-        try:
-            return str(path), int(json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
-        except (OSError, ValueError, KeyError):
-            continue  # cut off while it was written
-    return None, 0
