@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from torchstu import FilterBank, SpectralRegressor, Uniform, filter_bank, random_lds
+from torchstu import STU, FilterBank, SpectralRegressor, Uniform, filter_bank, random_lds
 from torchstu.learn.online import OnlineSpectralFilter
 from torchstu.learn.online_features import FeatureStream
 from torchstu.learn.online_regret import hindsight_loss, regret_curve
+from torchstu.testing import close
 
 SAME = 1e-9
 """Blocks against steps, and weights against the definition; measured 4e-12."""
@@ -332,7 +333,7 @@ def test_bad_numbers_are_refused_and_change_nothing(options):
 @pytest.mark.parametrize(
     ("error", "message", "options"),
     [
-        (ValueError, "method: 'newton'; it must be 'rls' or 'gradient'", {"method": "newton"}),
+        (ValueError, "method: 'newton'; it must be 'rls', 'gradient' or 'none'", {"method": "newton"}),
         (ValueError, "radius: None; method='gradient' needs", {"method": "gradient"}),
         (ValueError, "radius: 2.0 with method='rls'", {"radius": 2.0}),
         (ValueError, "forgetting: 0.9 with method='gradient'", {"method": "gradient", "radius": 1.0, "forgetting": 0.9}),
@@ -415,3 +416,48 @@ def test_regret_is_asked_for_sensibly():
     ]:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"autoregression": "learned"},
+        {"autoregression": None},
+        {"preconditioning": 3},
+        {"num_heads": 2},
+        {"banks": "positive"},
+    ],
+    ids=["fixed", "learned", "none", "preconditioned", "heads", "one bank"],
+)
+@pytest.mark.parametrize("method", ["none", "rls"])
+def test_a_filter_goes_on_from_a_layer(options, method):
+    """Without outputs the predictions are the layer's roll-out, and the layer comes back."""
+    torch.manual_seed(0)
+    layer = STU(4, 2, length=64, num_filters=6, dtype=torch.float64, **options)
+    with torch.no_grad():
+        for weight in layer.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+    u = torch.randn(200, 4, dtype=torch.float64)
+    online = OnlineSpectralFilter.from_layer(layer, method=method)
+    predictions = []
+    for row in u:
+        predictions.append(online.predict(row))
+        online.update(np.full(2, np.nan))
+    with torch.no_grad():
+        close(torch.stack(predictions), layer(u[None])[0][0], "split float64", "predictions")
+        close(online.to_layer()(u[None])[0], layer(u[None])[0], "split float64", "the layer again")
+
+
+def test_weights_that_stay_count_their_loss():
+    torch.manual_seed(0)
+    layer = STU(1, 1, length=32, num_filters=4, dtype=torch.float64)
+    online, rng = OnlineSpectralFilter.from_layer(layer, method="none"), np.random.default_rng(0)
+    weights, y = online.weights, rng.normal(size=(50, 1))
+    predictions = online.run(rng.normal(size=(50, 1)), y)
+    assert online.loss == pytest.approx(((y - predictions) ** 2).sum())
+    assert np.array_equal(online.weights, weights)
+    with pytest.raises(ValueError, match=r"ridge: 0.1 with method='none', which has none"):
+        OnlineSpectralFilter.from_layer(layer, method="none", ridge=0.1)
+    with pytest.raises(TypeError, match=r"layer: Linear; it must be an STU"):
+        OnlineSpectralFilter.from_layer(torch.nn.Linear(1, 1))

@@ -10,7 +10,7 @@ import numpy as np
 
 from torchstu.data.scaling import Scaler
 from torchstu.experiments.candidates import Y_TERMS, Candidate, baselines, closed_form_candidates, gradient_candidates
-from torchstu.experiments.series import ErrorRow, FitResult, SeriesModel, constant_columns, error_about_mean
+from torchstu.experiments.series import ErrorRow, FitResult, HeldOutErrors, SeriesModel, constant_columns, error_about_mean
 from torchstu.extras import MissingExtraError, require
 from torchstu.learn.least_squares import sequence
 from torchstu.spectral.filters import filter_bank
@@ -90,15 +90,17 @@ def fit_series(
     families = {"STU": candidates, **(others or {}), **baselines(train_stop)}
     rows, tried, chosen, stu = _compare(families, u, y, (*origins, test_start), progress)
     parts = {"training": train_stop, "validation": test_start - train_stop, "test": len(u) - test_start}
+    target, rollout, one_step = (scalers[1].inverse(own) for own in (y[test_start:], stu.rollout, stu.one_step))
+    held_out = HeldOutErrors.of(target, {"one_step": one_step, "rollout": rollout})
     return FitResult(
-        model=SeriesModel(stu.model, *names, *scalers),
+        model=SeriesModel(stu.model, *names, *scalers, held_out),
         errors=rows,
         validation=tried,
         settings={"method": method, **chosen.settings, "rows": parts},
         test_start=test_start,
-        target=scalers[1].inverse(y[test_start:]),
-        rollout=scalers[1].inverse(stu.rollout),
-        one_step=scalers[1].inverse(stu.one_step),
+        target=target,
+        rollout=rollout,
+        one_step=one_step,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from torchstu.convert.control import check_sample_time
 from torchstu.data.scaling import Scaler
 from torchstu.experiments.identify_system import ChosenSystem, choose_system, in_units, one_step_ahead
-from torchstu.experiments.series import SeriesModel, constant_columns
+from torchstu.experiments.series import HeldOutErrors, SeriesModel, constant_columns
 from torchstu.learn.closed_form import SpectralRegressor
 from torchstu.learn.identification import Identification, identify
 from torchstu.learn.least_squares import sequence
@@ -222,8 +222,10 @@ def _measured(
     tests = {
         name: Residuals(*_tests(residual, u[stop:], lags)) for name, residual in left.items() if np.isfinite(residual).all()
     }
+    held_out = {"one_step": ahead["STU"], "rollout": rollouts["STU"]}
+    held_out = {name: units.inverse(prediction) for name, prediction in held_out.items()}
     return IdentifiedSeries(
-        model=model,
+        model=replace(model, held_out=HeldOutErrors.of(units.inverse(y[stop:]), held_out)),
         system=system,
         origin=chosen.origin,
         input_level=model.input_scaler.mean,

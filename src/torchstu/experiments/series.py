@@ -14,6 +14,9 @@ from torchstu.layers.stu import STU
 from torchstu.learn.estimator import LayerRegressor, SequenceRegressor
 from torchstu.models.store import load_model
 
+RANKS = 256
+"""Of the errors of a model on rows it has not seen, so many are kept."""
+
 
 @dataclass(frozen=True, eq=False)
 class SeriesModel:
@@ -23,6 +26,7 @@ class SeriesModel:
         regressor: holds ``layer`` and ``intercept``, both in scaled units.
         input_names, output_names: of the columns.
         input_scaler, output_scaler: fitted on the training rows.
+        held_out: its errors on rows it has not seen, if they are known.
     """
 
     regressor: SequenceRegressor
@@ -30,6 +34,7 @@ class SeriesModel:
     output_names: tuple[str, ...]
     input_scaler: Scaler
     output_scaler: Scaler
+    held_out: HeldOutErrors | None = None
 
     def predict(self, inputs: np.ndarray) -> np.ndarray:
         """The roll-out from inputs (L, D_in) alone: (L, D_out)."""
@@ -48,7 +53,58 @@ class SeriesModel:
             "input_scaler": self.input_scaler.to_dict(),
             "output_scaler": self.output_scaler.to_dict(),
             "intercept": self.regressor.intercept.tolist(),
+            "held_out": None if self.held_out is None else self.held_out.to_dict(),
         }
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutErrors:
+    """Sizes of a model's errors on rows it has not seen, thinned: what intervals on a stream are made from.
+
+    Attributes:
+        count: n, of the rows.
+        ranks: (R,) increasing, from 1 to n.
+        sizes: by prediction, "one_step" and "rollout": (R, D_out), the |error| of these ranks, in the units of the data.
+    """
+
+    count: int
+    ranks: np.ndarray
+    sizes: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, target: np.ndarray, predictions: dict[str, np.ndarray]) -> HeldOutErrors:
+        """Of predictions (n, D_out) of a target."""
+        ranks = np.unique(np.ceil(np.linspace(1, len(target), RANKS)).astype(int))
+        with np.errstate(all="ignore"):
+            errors = {name: np.nan_to_num(np.abs(own - target), nan=np.inf) for name, own in predictions.items()}
+        return cls(len(target), ranks, {name: np.sort(own, axis=0)[ranks - 1] for name, own in errors.items()})
+
+    def half_width(self, kind: str, level: float) -> np.ndarray:
+        """Half of the interval that holds a share ``level`` of what comes, (D_out,): the ⌈level (n+1)⌉-th smallest |error|.
+
+        Exact where rows are exchangeable (split conformal prediction); the next rank above where that one was not kept.
+
+        Raises:
+            ValueError: a level not between 0 and 1, or above what n rows can tell.
+        """
+        most = self.count / (self.count + 1)
+        if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level <= most:
+            raise ValueError(f"level: {level!r}; it must be above 0 and at most {most:.6g}, which {self.count} rows tell")
+        return self.sizes[kind][np.searchsorted(self.ranks, np.ceil(level * (self.count + 1) - 1e-9))]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, which has no infinity: null."""
+        sizes = {
+            name: [[x if np.isfinite(x) else None for x in row] for row in own.tolist()] for name, own in self.sizes.items()
+        }
+        return {"count": self.count, "ranks": self.ranks.tolist(), "sizes": sizes}
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> HeldOutErrors:
+        """What `to_dict` gave."""
+        sizes = {name: np.array(own, dtype=np.float64) for name, own in stored["sizes"].items()}
+        sizes = {name: np.where(np.isnan(own), np.inf, own) for name, own in sizes.items()}
+        return cls(int(stored["count"]), np.array(stored["ranks"]), sizes)
 
 
 class ErrorRow(NamedTuple):
@@ -117,7 +173,10 @@ def load_series_model(folder: str | Path) -> tuple[SeriesModel, dict[str, Any]]:
             raise ValueError(f"intercept: shape {tuple(regressor.intercept.shape)}; it must be ({layer.d_out},)")
         if not isinstance(settings, dict) or not isinstance(settings.get("time"), str | None):
             raise TypeError("settings: no dictionary, or a time that is no name")
-        return SeriesModel(regressor, *names, *scalers), settings
+        held_out = HeldOutErrors.from_dict(stored["held_out"]) if stored.get("held_out") else None
+        if held_out is not None and any(own.shape != (len(held_out.ranks), layer.d_out) for own in held_out.sizes.values()):
+            raise ValueError(f"held_out: errors that are not of {layer.d_out} outputs")
+        return SeriesModel(regressor, *names, *scalers, held_out), settings
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{folder}: holds no model of `torchstu fit` ({type(error).__name__}: {error})") from error
 

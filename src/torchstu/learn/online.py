@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from torchstu.layers.spectral import Banks
 from torchstu.layers.stu import STU, Autoregression, STUState
-from torchstu.learn.online_features import FeatureStream
+from torchstu.learn.online_features import FeatureStream, weights_of, with_weights
 from torchstu.learn.online_input import check_finite, check_state, real_array
 from torchstu.learn.online_methods import Method, make_learner
 from torchstu.spectral.filters import FilterBank
@@ -35,7 +34,7 @@ class OnlineSpectralFilter:
 
     Args:
         d_in, d_out, length, num_filters, input_lags, autoregression, output_lags, banks, prior: as in `STU`.
-        method: "rls", recursive least squares, or "gradient", projected online gradient descent.
+        method: "rls", recursive least squares, "gradient", projected online gradient descent, or "none".
         ridge: δ > 0 of "rls", in units of a squared input: what holds the weights at their start until data speak; 0.01
             if None.
         forgetting: γ of "rls" in (0, 1], the weight of a step against the next; 1 if None, which forgets nothing.
@@ -70,7 +69,7 @@ class OnlineSpectralFilter:
         gradient_bound: float | None = None,
         batch_size: int | None = None,
     ) -> None:
-        self._layer = STU(
+        layer = STU(
             d_in,
             d_out,
             length=length,
@@ -82,17 +81,54 @@ class OnlineSpectralFilter:
             prior=prior,
             dtype=torch.float64,
         )
-        if self._layer.bank.state_space is None:
+        self._begin(layer, method, batch_size, ridge, forgetting, radius, gradient_bound)
+
+    @classmethod
+    def from_layer(
+        cls,
+        layer: STU,
+        *,
+        method: Method = "rls",
+        ridge: float | None = None,
+        forgetting: float | None = None,
+        radius: float | None = None,
+        gradient_bound: float | None = None,
+        batch_size: int | None = None,
+    ) -> OnlineSpectralFilter:
+        """A filter that starts from the weights of a fitted layer, at rest; with "none" it keeps them.
+
+        Args:
+            layer: an `STU` of any kind with a prior's bank.
+            method, ridge, forgetting, radius, gradient_bound, batch_size: as of the class; ridge and radius hold the weights
+                around those of the layer.
+
+        Raises:
+            ValueError, TypeError: as of the class.
+        """
+        if not isinstance(layer, STU):
+            raise TypeError(f"layer: {type(layer).__name__}; it must be an STU")
+        whole = STU(**layer.config | {"num_heads": 1}, dtype=torch.float64)
+        with torch.no_grad():
+            for name, weight in whole.named_parameters():
+                weight.copy_(layer.whole(name))
+        self = cls.__new__(cls)
+        self._begin(whole, method, batch_size, ridge, forgetting, radius, gradient_bound)
+        return self
+
+    def _begin(self, layer: STU, method: Method, batch_size: int | None, *options: float | None) -> None:
+        if layer.bank.state_space is None:
             raise ValueError("prior: a bank of arrays of one's own, which ends at its length; a stream needs a prior's bank")
-        self.method = method
+        self._layer, self.method = layer, method
         self.batch_size = None if batch_size is None else positive_int("batch_size", batch_size)
         batch = self.batch_size or 1
-        self._features = FeatureStream(self._layer, batch)
-        self._learner = make_learner(method, self._first_weights(), ridge, forgetting, radius, gradient_bound)
-        lags = self._layer.output_lags
-        self._outputs = np.zeros((batch, lags, d_out))  # most recent first
+        self._features = FeatureStream(layer, batch, orthonormal=method != "none")
+        self._learner = make_learner(method, weights_of(layer, self._features.mixing), *options)
+        lags = layer.output_lags
+        self._fixed = {j: a for j, a in enumerate(layer.fixed_coefficients or ()) if a}
+        self._outputs = np.zeros((batch, lags, layer.d_out))  # most recent first
         self._known = np.ones((batch, lags), dtype=bool)  # at rest before the first step
-        self._gap = False  # whether any output of `_known` is missing
+        self.gap = False
+        """Whether an output that the next prediction goes on from was missing."""
         self.steps = 0
         self._pending: tuple[Any, ...] | None = None
 
@@ -211,19 +247,7 @@ class OnlineSpectralFilter:
 
     def to_layer(self) -> STU:
         """A new `STU` in float64 with the weights as they are now."""
-        layer, m = copy.deepcopy(self._layer), torch.from_numpy(self.weights)
-        banks, lags = len(layer.signs), layer.input_lags
-        kernel, outputs = m[: self._features.size].view(-1, layer.d_in, layer.d_out), m[self._features.size :]
-        back = torch.from_numpy(self._features.mixing.T / layer.bank.eigenvalues[:, None] ** 0.25)
-        parts = kernel.split([layer.num_filters] * banks + [lags])
-        with torch.no_grad():
-            layer.M_phi_plus.copy_(torch.einsum("kj,jio->kio", back, parts[0]))
-            if layer.M_phi_minus is not None:
-                layer.M_phi_minus.copy_(torch.einsum("kj,jio->kio", back, parts[1]))
-            layer.M_u.copy_(parts[-1])
-            if layer.autoregression == "learned":
-                layer.M_y.copy_(outputs.view(layer.output_lags, layer.d_out, layer.d_out))  # type: ignore[union-attr]
-        return layer
+        return with_weights(self._layer, self._features.mixing, self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes, as tensors and numbers that `torch.save` keeps: constant in size. A prediction asked for but not
@@ -243,37 +267,28 @@ class OnlineSpectralFilter:
         arrays = check_state(state, self.state_dict())
         self._features.inputs, self._features.states = arrays.pop("inputs"), arrays.pop("features")
         self._outputs, self._known, self.steps = (arrays.pop(name) for name in ("outputs", "known", "steps"))
-        self._gap = not self._known.all()
+        self.gap = not self._known.all()
         for name, value in arrays.items():
             setattr(self._learner, name, value)
         self._pending = None
 
-    def _first_weights(self) -> np.ndarray:
-        """m_0, (P, D_out): what `STU` starts with."""
-        d_out, lags = self._layer.d_out, self._layer.output_lags if self._layer.autoregression == "learned" else 0
-        weights = np.zeros((self._features.size + lags * d_out, d_out))
-        if lags >= 2:
-            weights[-lags * d_out :].reshape(lags, d_out, d_out)[1] = np.eye(d_out)
-        return weights
-
     def _with_outputs(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray | float]:
         """What the weights multiply, and what is added to it, with the y-term."""
-        kind = self._layer.autoregression
-        if kind == "learned":
+        if self._layer.autoregression == "learned":
             return np.concatenate([features, self._outputs.reshape(len(features), -1)], axis=1), 0.0
-        return features, self._outputs[:, 1] if kind == "fixed" else 0.0
+        return features, sum((a * self._outputs[:, j] for j, a in self._fixed.items()), start=0.0)
 
     def _learn(self, features: np.ndarray, offset: Any, prediction: np.ndarray, y: np.ndarray, complete: bool) -> None:
         """One update of weights and outputs kept; nothing is changed if it raises."""
-        if self._gap or not complete:
+        if self.gap or not complete:
             absent = np.isnan(y)
             here = ~absent.any(axis=1)
-            rows = here & (self._known[:, 1] if self._layer.autoregression == "fixed" else self._known.all(axis=1))
+            rows = here & (self._known[:, list(self._fixed) or slice(None)].all(axis=1))
             if rows.any():
                 self._learner.update(features[rows], (y - offset)[rows])
             y = np.where(absent, prediction, y)
             self._known = np.concatenate([here[:, None], self._known], axis=1)[:, :-1]
-            self._gap = not self._known.all()
+            self.gap = not self._known.all()
         else:
             self._learner.update(features, y - offset)
         if self._outputs.shape[1]:

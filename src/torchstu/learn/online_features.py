@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 
 from torchstu.layers.stu import STU
 
@@ -31,6 +33,7 @@ class FeatureStream:
     Args:
         layer: the STU whose features they are; its bank has a realization.
         batch: n.
+        orthonormal: whether T is as above, or the identity: the filters as they are, for weights that are not learned.
 
     Attributes:
         inputs: (n, m, D_in) the last inputs, most recent first; m = max(k_u - 1, d).
@@ -38,7 +41,7 @@ class FeatureStream:
         mixing: T, (K, K).
     """
 
-    def __init__(self, layer: STU, batch: int) -> None:
+    def __init__(self, layer: STU, batch: int, orthonormal: bool = True) -> None:
         space = layer.bank.state_space
         assert space is not None
         self.space, self.count, self.signs = space, layer.num_filters, np.array(layer.signs, dtype=np.float64)
@@ -46,7 +49,7 @@ class FeatureStream:
         self.inputs = np.zeros((batch, self.memory, layer.d_in))
         self.states = np.zeros((batch, len(self.signs), space.order, layer.d_in))
         self.transitions = self.signs[:, None, None] * space.A
-        self.mixing = orthonormal_mixing(space.A, space.b, self.count)
+        self.mixing = orthonormal_mixing(space.A, space.b, self.count) if orthonormal else np.eye(self.count)
         self._tables: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
@@ -98,6 +101,34 @@ class FeatureStream:
         self.states = jump @ left
         self.inputs = known[:, ::-1][:, :m].copy()
         return np.concatenate(features, axis=2)
+
+
+def weights_of(layer: STU, mixing: np.ndarray) -> np.ndarray:
+    """Weights m (P, D_out) over the features of a `FeatureStream` with ``mixing`` that are those of a layer in float64."""
+    scale = layer.bank.eigenvalues[:, None, None] ** 0.25
+    banks = [getattr(layer, name).detach().numpy() * scale for name in ("M_phi_plus", "M_phi_minus")[: len(layer.signs)]]
+    parts = [np.linalg.solve(mixing.T, M.reshape(len(mixing), -1)) for M in banks]
+    parts.append(layer.M_u.detach().numpy())
+    if layer.autoregression == "learned":
+        parts.append(layer.M_y.detach().numpy())  # type: ignore[union-attr]
+    return np.concatenate([part.reshape(-1, layer.d_out) for part in parts])
+
+
+def with_weights(layer: STU, mixing: np.ndarray, weights: np.ndarray) -> STU:
+    """A copy of a layer with the weights m: the inverse of `weights_of`."""
+    layer, m = copy.deepcopy(layer), torch.from_numpy(weights)
+    size = (len(layer.signs) * layer.num_filters + layer.input_lags) * layer.d_in
+    kernel, outputs = m[:size].view(-1, layer.d_in, layer.d_out), m[size:]
+    back = torch.from_numpy(mixing.T / layer.bank.eigenvalues[:, None] ** 0.25)
+    parts = kernel.split([layer.num_filters] * len(layer.signs) + [layer.input_lags])
+    with torch.no_grad():
+        layer.M_phi_plus.copy_(torch.einsum("kj,jio->kio", back, parts[0]))
+        if layer.M_phi_minus is not None:
+            layer.M_phi_minus.copy_(torch.einsum("kj,jio->kio", back, parts[1]))
+        layer.M_u.copy_(parts[-1])
+        if layer.autoregression == "learned":
+            layer.M_y.copy_(outputs.view(layer.output_lags, layer.d_out, layer.d_out))  # type: ignore[union-attr]
+    return layer
 
 
 def orthonormal_mixing(A: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:

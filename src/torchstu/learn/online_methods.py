@@ -9,7 +9,7 @@ import numpy as np
 
 from torchstu.learn.online_input import positive_number
 
-Method = Literal["rls", "gradient"]
+Method = Literal["rls", "gradient", "none"]
 
 DEFAULT_RIDGE = 1e-2
 """δ of recursive least squares: costs next to nothing without noise, and with 10 % noise 1e-6 loses 40 times as much."""
@@ -172,6 +172,27 @@ class GradientDescent:
         return {name: getattr(self, name) for name in names}
 
 
+class FixedWeights:
+    """Weights that stay as they are; the loss is counted.
+
+    Source: ours, for streams on which a fitted model runs.
+    """
+
+    regret_bound = math.nan
+
+    def __init__(self, weights: np.ndarray) -> None:
+        self.weights, self.updates, self.loss = weights.copy(), 0, 0.0
+
+    def update(self, features: np.ndarray, target: np.ndarray) -> None:
+        """Count a step: features (n, P), target (n, D_out)."""
+        error = target - features @ self.weights
+        self.updates, self.loss = self.updates + 1, self.loss + float(np.vdot(error, error))
+
+    def state(self) -> dict[str, Any]:
+        """All that changes, and the weights."""
+        return {name: getattr(self, name) for name in ("weights", "updates", "loss")}
+
+
 def make_learner(
     method: Method,
     weights: np.ndarray,
@@ -179,19 +200,22 @@ def make_learner(
     forgetting: float | None,
     radius: float | None,
     gradient_bound: float | None,
-) -> RecursiveLeastSquares | GradientDescent:
+) -> RecursiveLeastSquares | GradientDescent | FixedWeights:
     """A method by its name, from the weights m_0 (P, D_out).
 
     Raises:
         ValueError: an unknown method, options out of range, missing, or of the other method. TypeError: options that are no
             numbers.
     """
-    if method not in ("rls", "gradient"):
-        raise ValueError(f"method: {method!r}; it must be 'rls' or 'gradient'")
+    if method not in ("rls", "gradient", "none"):
+        raise ValueError(f"method: {method!r}; it must be 'rls', 'gradient' or 'none'")
     of_gradient, of_rls = {"radius": radius, "gradient_bound": gradient_bound}, {"ridge": ridge, "forgetting": forgetting}
-    for name, value in (of_gradient if method == "rls" else of_rls).items():
+    others = {"rls": of_gradient, "gradient": of_rls, "none": of_gradient | of_rls}
+    for name, value in others[method].items():
         if value is not None:
             raise ValueError(f"{name}: {value!r} with method={method!r}, which has none; it must be None")
+    if method == "none":
+        return FixedWeights(weights)
     if method == "rls":
         ridge = positive_number("ridge", DEFAULT_RIDGE if ridge is None else ridge)
         forgetting = positive_number("forgetting", 1.0 if forgetting is None else forgetting)
