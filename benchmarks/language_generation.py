@@ -95,7 +95,7 @@ class MambaStream:
         self.model, self.caches = model, caches
 
     def __deepcopy__(self, memo: Any) -> MambaStream:
-        return MambaStream(self.model, self.caches)  # a step makes new tensors
+        return MambaStream(self.model, None if self.caches is None else list(self.caches))  # a step makes new tensors
 
     def read(self, ids: Any) -> Any:
         import torch
@@ -160,7 +160,7 @@ def main() -> None:
         for name, model in MODELS.items()
         if options.peer_python or not name.startswith("Mamba")
     }
-    folder = ROOT / "build" if options.quick else ROOT / "benchmarks" / "results"
+    folder = ROOT / "build" if options.quick or len(rows) < len(MODELS) else ROOT / "benchmarks" / "results"
     save(Path(folder) / "language_generation.json", {"machine": machine, "models": rows}, report(rows, machine))
 
 

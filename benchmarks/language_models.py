@@ -93,6 +93,7 @@ def row(results: list[dict[str, Any]], rate: float) -> dict[str, Any]:
         "curve": results[0]["curve"],
         "sample": results[0]["sample"],
         "environment": results[0]["environment"],
+        "revisions": sorted({result["revision"] for result in results}),
     }
 
 
@@ -104,7 +105,8 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         bits = sorted(entry["test"])
         mean = statistics.fmean(bits)
         lines.append([
-            name, f"{entry['parameters']:,}", str(entry["width"]), f"{entry['learning_rate']:g}", f"{mean:.3f}",
+            name, f"{entry['parameters']:,}", str(entry["width"]),
+            f"{entry['learning_rate']:g}{'*' * (entry['learning_rate'] in (min(RATES), max(RATES)))}", f"{mean:.3f}",
             f"{bits[0]:.3f}-{bits[-1]:.3f}", f"{100 * (mean / best - 1):.1f} %",
             f"{statistics.median(entry['seconds']) / 60:.1f}",
         ])  # fmt: skip
@@ -138,7 +140,11 @@ def report(rows: dict[str, dict[str, Any]], machine: dict[str, Any], seeds: int,
         "## Language models trained alike\n\n    python benchmarks/language_models.py --peer-python PYTHON",
         f"Bytes of the text that ships (1.9 MB to learn from), 1500 steps of 8 stretches of 256, {seeds} seeds, one thread "
         f"each, {processes} at a time. {environment_line(machine, versions)}",
+        f"Measured at {', '.join(sorted({revision for entry in rows.values() for revision in entry['revisions']}))}.",
         table(rows),
+        f"Rates are the best of {', '.join(f'{rate:g}' for rate in RATES)} on the validation part after a third of the steps; "
+        "* at the edge of these. S4D is its kernel and skip alone, as everywhere here: without the activation and the linear "
+        "layer that its published block has after it. Models start as this library and mambapy start them.",
         "### Bits per byte by position in the context",
         f"Stretches of {CONTEXTS} times the context of training, test part, first seed; mean over the positions named.",
         positions(rows),
@@ -160,10 +166,13 @@ def main() -> None:
     options = parser.parse_args()
     names = options.only.split(";") if options.only else list(MODELS)
     names = [name for name in names if options.peer_python or not name.startswith("Mamba")]
+    if not names or set(names) - set(MODELS):
+        parser.error(f"--only {options.only!r}; models are {'; '.join(MODELS)}, and Mamba needs --peer-python")
     work = options.work / "quick" if options.quick else options.work
     machine = describe()
     rows = measure(Runs(work, options.processes, options.quick, options.peer_python), names, options.seeds)
-    path = (work if options.quick else ROOT / "benchmarks" / "results") / "language_models.json"
+    whole = len(names) == len(MODELS) and not options.quick
+    path = (ROOT / "benchmarks" / "results" if whole else work) / "language_models.json"
     found = {"machine": machine, "seeds": options.seeds, "models": rows}
     save(path, found, report(rows, machine, options.seeds, options.processes))
     picture(rows, path.with_suffix(".svg"))

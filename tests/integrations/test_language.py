@@ -12,7 +12,8 @@ import torch
 
 pytest.importorskip("transformers")
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from torchstu.cli.main import main
 from torchstu.integrations.transformers import STUConfig, STUForCausalLM
@@ -20,10 +21,12 @@ from torchstu.integrations.transformers.evaluation import bits_by_position, bits
 from torchstu.integrations.transformers.language import LanguageRun, train_language_model
 from torchstu.integrations.transformers.text import (
     PARTS,
+    TokenFile,
     Windows,
     byte_tokenizer,
     language_files,
     load_tokenizer,
+    next_token_loss,
     scripture,
     write_tokens,
 )
@@ -131,17 +134,19 @@ def test_bits_are_counted_in_parts_of_any_size(text, tmp_path, monkeypatch):
     tokens = write_tokens([str(text)], byte_tokenizer(), tmp_path)
     torch.manual_seed(0)
     model = STUForCausalLM(STUConfig(**MODEL, vocab_size=257, filter_length=16, initializer_range=0.5))
-    rows = Windows(tokens.part("validation"), 16)
-    ids, after = (torch.stack([rows[i][name] for i in range(len(rows))]) for name in ("input_ids", "labels"))
-    with torch.no_grad():
-        p = model.eval()(ids, use_cache=False).logits.softmax(-1).gather(-1, after[..., None])[..., 0]
-    expected = -p.double().log2().mean(0).numpy()  # a token is a byte
+    ids = torch.from_numpy(tokens.part("validation").astype(np.int64))
+    rows = [model.eval()(piece[None, :-1], use_cache=False).logits[0].detach().log_softmax(-1).gather(1, piece[1:, None])
+            for piece in (ids[start : start + 17] for start in range(0, len(ids) - 1, 16))]  # fmt: skip
+    table = np.full((len(rows), 16), np.nan)
+    for number, row in enumerate(rows):
+        table[number, : len(row)] = row[:, 0]
+    expected = -np.nanmean(table, axis=0) / math.log(2)  # a token is a byte
     assert expected.std() > 0.1
     for logits in (1, 3 * 16 * 257, 2**22):
         monkeypatch.setattr("torchstu.integrations.transformers.evaluation.LOGITS", logits)
         assert abs(bits_by_position(model, tokens, "validation", 16) - expected).max() < 1e-4
     everything = bits_per_byte(model, tokens, "all", 16)
-    shares = {part: len(Windows(tokens.part(part), 16)) for part in PARTS}
+    shares = {part: tokens.tokens[part] for part in PARTS}
     mean = sum(bits_per_byte(model, tokens, part, 16) * count for part, count in shares.items()) / sum(shares.values())
     assert abs(everything - mean) < 1e-2 * mean
 
@@ -194,6 +199,45 @@ def test_what_is_trained_is_what_is_measured(tmp_path):
     assert results["bits_per_byte"]["validation"] < 0.6  # half a bit: the second of a pair is known
 
 
+class Plain(PreTrainedModel):
+    """Another model, whose forward pass names no labels."""
+
+    config_class = STUConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.table = torch.nn.Embedding(config.vocab_size, config.vocab_size)
+
+    def forward(self, input_ids, **_):
+        return CausalLMOutputWithPast(logits=self.table(input_ids))
+
+
+def test_any_model_learns_the_next_token(text, tmp_path):
+    """A table of pairs goes to the entropy of a byte after the one before."""
+    said: list[str] = []
+    run = run_of(text, steps=300, validate_every=300, learning_rate=0.3, weight_decay=0.0)
+    results = train_language_model(run, tmp_path / "run", make_model=Plain, say=said.append)
+    on_the_way = float(next(line for line in said if line.startswith("step 300")).split()[4])
+    assert results["bits_per_byte"]["validation"] == pytest.approx(on_the_way, abs=0.02)
+    assert results["bits_per_byte"]["validation"] < 2.5
+    with pytest.raises(ValueError, match="labels: None"):
+        next_token_loss(None, None)
+
+
+def test_the_last_stretch_counts_too(text, tmp_path):
+    tokens = write_tokens([str(text)], byte_tokenizer(), tmp_path)
+    torch.manual_seed(0)
+    model = STUForCausalLM(STUConfig(**MODEL, vocab_size=257, filter_length=16, initializer_range=0.5)).eval()
+    ids = torch.from_numpy(tokens.part("validation").astype(np.int64))
+    context = len(ids) * 2 // 3
+    bits = 0.0
+    with torch.no_grad():
+        for piece in (ids[: context + 1], ids[context:]):
+            p = model(piece[None, :-1], use_cache=False).logits.double().log_softmax(-1).gather(-1, piece[None, 1:, None])
+            bits -= float(p.sum()) / math.log(2)
+    assert bits_per_byte(model, tokens, "validation", context) == pytest.approx(bits / (len(ids) - 1), rel=1e-5)
+
+
 def test_the_card_says_what_the_model_is(trained):
     from huggingface_hub import ModelCard
 
@@ -238,6 +282,8 @@ def test_bfloat16_multiplies_and_weights_stay(text, trained, tmp_path):
     assert results["bits_per_byte"]["test"] == pytest.approx(trained[1]["bits_per_byte"]["test"], rel=1e-2)
     models = [AutoModelForCausalLM.from_pretrained(path / "model") for path in (trained[0], tmp_path / "run")]
     assert {p.dtype for p in models[1].parameters()} == {torch.float32}
+    tokens = TokenFile.load(tmp_path / "run" / "tokens.json")
+    assert bits_per_byte(models[1], tokens, "test", 16) == results["bits_per_byte"]["test"]
     assert any(not torch.equal(a, b) for a, b in zip(*(model.parameters() for model in models), strict=True))
 
 
@@ -298,7 +344,9 @@ def test_bad_requests_for_text_are_refused(trained):
     model = AutoModelForCausalLM.from_pretrained(trained[0] / "model")
     tokenizer = AutoTokenizer.from_pretrained(trained[0] / "model")
     for message, options in {
-        "tokens: 0": {"tokens": 0}, "temperature: -1": {"temperature": -1}, "prompt: ''; it must have at least": {"prompt": ""},
+        "tokens: 0": {"tokens": 0}, "temperature: -1": {"temperature": -1},
+        "temperature: nan": {"temperature": math.nan}, "top_k: 0; it must be": {"top_k": 0},
+        "prompt: ''; it must have at least": {"prompt": ""},
     }.items():  # fmt: skip
         with pytest.raises(ValueError, match=message):
             generate_text(model, tokenizer, **{"prompt": "a", "tokens": 2} | options)
@@ -332,6 +380,26 @@ def test_the_command_trains_writes_and_measures(text, tmp_path, capsys):
     said = capsys.readouterr().out
     assert float(said.split()[0]) == pytest.approx(rows[:, 1].mean(), abs=1e-4)
     assert f"{text.stat().st_size:,} bytes" in said
+
+
+def test_another_tokenizer_is_not_taken_for_the_first(text, tmp_path):
+    from tokenizers import Tokenizer, models
+
+    file = tmp_path / "tokenizer.json"
+    for size in (257, 258):
+        vocabulary = {chr(0x100 + i): i for i in range(size)} | {"a": size}
+        Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="a")).save(str(file))
+        if size == 257:
+            train_language_model(run_of(text, tokenizer=str(file), steps=1), tmp_path / "run", say=lambda line: None)
+    with pytest.raises(ValueError, match="tokenizer_digest: "):
+        train_language_model(run_of(text, tokenizer=str(file), steps=1), tmp_path / "run", resume=True)
+
+
+def test_a_short_text_is_measured_whole(trained, tmp_path, capsys):
+    (tmp_path / "short.txt").write_text("one line of a text without an end of a line " * 3)
+    model = str(trained[0] / "model")
+    assert main(["lm", "evaluate", model, str(tmp_path / "short.txt"), "--part", "all", "--context", "32"]) == 0
+    assert "132 bytes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

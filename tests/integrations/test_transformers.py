@@ -213,6 +213,18 @@ BAD_CONFIGS = {
     "dropout": ({"hidden_dropout": 1.0}, "hidden_dropout: 1.0; it must be a number from 0 to below 1"),
     "cap": ({"attn_logit_softcapping": -3.0}, "attn_logit_softcapping: -3.0; it must be a number from 0"),
     "epsilon": ({"rms_norm_eps": float("nan")}, "rms_norm_eps: nan; it must be"),
+    "odd heads": ({"mixers": ["full_attention"], "head_dim": 5}, "head_dim: 5; rotary positions turn pairs, it must be even"),
+    "shared heads": (
+        {"mixers": ["full_attention"], "num_attention_heads": 4, "num_key_value_heads": 3},
+        "num_key_value_heads: 3; it must divide num_attention_heads, 4",
+    ),
+    "no shared heads": ({"num_key_value_heads": 0}, "num_key_value_heads: 0; it must be an integer of at least 1"),
+    "window": ({"mixers": ["sliding_attention"], "sliding_window": 1}, "sliding_window: 1; it must be at least 2"),
+    "act": ({"hidden_act": "foo"}, "hidden_act: 'foo'; it must be one of .*silu"),
+    "mixers of a kind": ({"mixers": 3}, "mixers: 3; it must be a name or a list of names"),
+    "options of a kind": ({"mixer_options": 3}, "mixer_options: 3; it must be a table"),
+    "slopes": ({"alibi_slopes": 3}, "alibi_slopes: 3; it must be a list"),
+    "token": ({"bos_token_id": "word"}, "bos_token_id: 'word'; it must be a token"),
     "no number": ({"num_filters": 2.5}, "num_filters: 2.5; it must be"),
 }
 
@@ -273,3 +285,62 @@ def test_the_head_is_the_embedding_unless_asked():
     model, untied = make(), make(tie_word_embeddings=False)
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert untied.lm_head.weight is not untied.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("width", range(8, 80, 6))
+def test_models_without_attention_are_saved_at_any_width(width, tmp_path):
+    for name in ("STU", "S4D"):
+        config = STUConfig(vocab_size=11, hidden_size=width, num_hidden_layers=1, mixers=name, num_filters=4, filter_length=16)
+        STUForCausalLM(config).save_pretrained(tmp_path / name)
+        assert STUForCausalLM.from_pretrained(tmp_path / name).config.hidden_size == width
+
+
+def test_packed_rows_are_not_padded_rows():
+    model = STUForCausalLM(STUConfig(**SMALL)).eval()
+    ids = torch.zeros(1, 13, dtype=torch.long)
+    positions = torch.tensor([[*range(6), *range(5), 0, 0]])
+    mask = torch.tensor([[1] * 11 + [0] * 2])
+    with pytest.raises(ValueError, match="position_ids: packed sequences beside padding in attention_mask"):
+        model(ids, position_ids=positions, attention_mask=mask)
+    with pytest.raises(ValueError, match="cu_seq_lens_q: without position_ids"):
+        model(ids, cu_seq_lens_q=torch.tensor([0, 6, 13]), cu_seq_lens_k=torch.tensor([0, 6, 13]))
+    padded = torch.tensor([[1, 1, 1, *range(10)]])  # positions of padding on the left are no restarts
+    model(ids, position_ids=padded, attention_mask=torch.tensor([[0] * 3 + [1] * 10]))
+
+
+def test_a_state_is_not_carried_through_checkpointed_layers():
+    model = STUForCausalLM(STUConfig(**SMALL)).train()
+    cache = STUCache(model.config)
+    ids = torch.zeros(1, 5, dtype=torch.long)
+    model(ids, past_key_values=cache)
+    model.gradient_checkpointing_enable()
+    with pytest.raises(ValueError, match="past_key_values: with gradient checkpointing"):
+        model(ids, past_key_values=cache)
+    model.eval()(ids, past_key_values=cache)
+    assert cache.get_seq_length() == 10
+
+
+@pytest.mark.parametrize("mixers", [["TensordotSTU"], ["STU", "AR-STU"], ["TensordotSTU", "sliding_attention"]])
+def test_compiled_steps_know_padding(mixers):
+    torch.manual_seed(0)
+    model = STUForCausalLM(STUConfig(**SMALL | {"mixers": mixers})).eval()
+    ids = torch.randint(0, model.config.vocab_size, (2, 12))
+    mask = torch.ones(2, 12, dtype=torch.long)
+    mask[0, :4] = 0
+    with torch.no_grad():
+        expected = model(ids, attention_mask=mask).logits
+        cache, step = STUCache(model.config), torch.compile(model, backend="eager")
+        for t in range(12):
+            call = model if t < 3 else step
+            found = call(ids[:, t : t + 1], attention_mask=mask[:, : t + 1], past_key_values=cache).logits[:, 0]
+            real = mask[:, t].bool()
+            assert (found[real] - expected[:, t][real]).abs().max() < 1e-5
+
+
+def test_a_long_prompt_leaves_no_more_than_its_window():
+    model = STUForCausalLM(STUConfig(**SMALL | {"mixers": ["STU", "sliding_attention"]})).eval()
+    caches = [STUCache(model.config) for _ in range(2)]
+    with torch.no_grad():
+        model(torch.zeros(1, 60, dtype=torch.long), past_key_values=caches[0])
+        model(torch.zeros(1, 600, dtype=torch.long), past_key_values=caches[1])
+    assert caches[0].memory_bytes() == caches[1].memory_bytes()

@@ -162,14 +162,15 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if arguments.positions is not None:
         check_file(arguments.positions, ".csv", option="--positions")
     model, tokenizer = _load(arguments.model)
-    from torchstu.integrations.transformers.evaluation import bits_by_position
+    from torchstu.integrations.transformers.evaluation import bits_by_position, bits_per_byte
     from torchstu.integrations.transformers.text import language_files, write_tokens
     from torchstu.report.page import write_text
 
     with tempfile.TemporaryDirectory() as folder:
         tokens = write_tokens(language_files(arguments.files), tokenizer, Path(folder))
-        bits = bits_by_position(model, tokens, arguments.part, arguments.context)
-    print(f"{bits.mean():.4f} bits per byte, {tokens.bytes[arguments.part]:,} bytes in stretches of {arguments.context} tokens")
+        mean = bits_per_byte(model, tokens, arguments.part, arguments.context)
+        bits = bits_by_position(model, tokens, arguments.part, arguments.context) if arguments.positions is not None else ()
+    print(f"{mean:.4f} bits per byte, {tokens.bytes[arguments.part]:,} bytes in stretches of {arguments.context} tokens")
     if arguments.positions is not None:
         lines = "".join(f"{position},{value:.6f}\n" for position, value in enumerate(bits, start=1))
         write_text(Path(arguments.positions), "tokens_before,bits_per_byte\n" + lines)

@@ -11,11 +11,8 @@ from torch import Tensor, nn
 
 from torchstu.layers.spectral import SpectralMixer
 from torchstu.layers.stu import STU
-from torchstu.models.blocks import SequenceBatchNorm
 
 Scale = tuple[float, ...] | None
-NORMS = (nn.LayerNorm, nn.RMSNorm, SequenceBatchNorm)
-"""Their weights do not decay."""
 
 
 class SpectralAdamW(torch.optim.AdamW):
@@ -113,6 +110,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups for an optimizer: each mixer's `optimizer_hints` hold, and biases and norms do not decay.
 
+    Norms are modules whose class ends in "Norm", as torch's do; ``_no_weight_decay`` of a parameter, which published code sets,
+    holds too.
+
     A weight that several modules share belongs to the first. With ``scales_of``, a part of the module to scales by name of its
     weights, weights of different scale are apart, and each group says its own.
     """
@@ -125,7 +125,8 @@ def parameter_groups(
             if parameter in known:
                 continue
             known.add(parameter)
-            factor, decays = hints.get(name, (1.0, name != "bias" and not isinstance(part, NORMS)))
+            exempt = name.startswith("bias") or type(part).__name__.endswith("Norm")
+            factor, decays = hints.get(name, (1.0, not exempt and not getattr(parameter, "_no_weight_decay", False)))
             groups.setdefault((factor, decays, scales.get(name)), []).append(parameter)
     return [
         {"params": parameters, "lr": factor * learning_rate, "weight_decay": weight_decay if decays else 0.0}

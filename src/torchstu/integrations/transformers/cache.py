@@ -107,14 +107,22 @@ class STUCache(DynamicCache):
         super().reset()
         self.seen_tokens = 0
 
+    def trim(self) -> None:
+        """Let go of what keys and values of a window are views of, where that is more than they are."""
+        for layer in self.layers:
+            for name in ("keys", "values"):
+                kept = getattr(layer, name, None)
+                if isinstance(kept, Tensor) and kept.untyped_storage().nbytes() > 2 * kept.numel() * kept.element_size():
+                    setattr(layer, name, kept.clone())
+
     def memory_bytes(self) -> int:
-        """Bytes of all tensors."""
+        """Bytes that are held for all tensors."""
         total = 0
         for layer in self.layers:
             tensors: list[Any] = [getattr(layer, "keys", None), getattr(layer, "values", None)]
             state = getattr(layer, "state", None)
             tensors += [] if state is None else list(_leaves(state))
-            total += sum(x.numel() * x.element_size() for x in tensors if isinstance(x, Tensor))
+            total += sum(x.untyped_storage().nbytes() for x in tensors if isinstance(x, Tensor))
         return total
 
 

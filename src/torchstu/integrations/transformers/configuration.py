@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 from torchstu.layers.registry import MIXERS
 
@@ -21,6 +22,15 @@ COUNTS = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_filters", "filter_length", "sliding_window", "num_attention_heads",
 )  # fmt: skip
 """Sizes that are integers of at least 1."""
+OPTIONAL_COUNTS = ("intermediate_size", "num_key_value_heads", "head_dim")
+"""The same, or None."""
+KINDS: dict[str, tuple[Any, str]] = {
+    "mixers": ((str, list, tuple), "a name or a list of names"), "mixer_options": (dict, "a table by mixer, or None"),
+    "rope_parameters": (dict, "a table, or None"), "alibi_slopes": ((list, tuple), "a list of numbers, or None"),
+    "hidden_act": (str, "a name"), "pad_token_id": (int, "a token, or None"), "bos_token_id": (int, "a token, or None"),
+    "eos_token_id": ((int, list), "a token, a list of them, or None"),
+}  # fmt: skip
+"""What is no number, and in words."""
 RANGES = {"attention_dropout": (0.0, 1.0), "hidden_dropout": (0.0, 1.0), "rms_norm_eps": (0.0, math.inf),
           "initializer_range": (0.0, math.inf), "attn_logit_softcapping": (0.0, math.inf)}  # fmt: skip
 """Numbers, and from where to below where they may be."""
@@ -111,10 +121,18 @@ class STUConfig(PreTrainedConfig):
     layer_types: list[str] = None  # type: ignore[assignment]
 
     def __post_init__(self, **kwargs: Any) -> None:
-        for name in COUNTS:
+        for name in (*COUNTS, *OPTIONAL_COUNTS):
             value = getattr(self, name)
+            if value is None and name in OPTIONAL_COUNTS:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: {value!r}; it must be an integer of at least 1")
+        for name, (kinds, words) in KINDS.items():
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+                raise ValueError(f"{name}: {value!r}; it must be {words}")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act: {self.hidden_act!r}; it must be one of {', '.join(sorted(ACT2FN))}")
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if name == "attn_logit_softcapping" and value is None:
@@ -128,8 +146,10 @@ class STUConfig(PreTrainedConfig):
             self.intermediate_size = -(-8 * self.hidden_size // 24) * 8
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
-        if self.head_dim is None:
-            self.head_dim = self.hidden_size // self.num_attention_heads
+        if self.head_dim is None:  # without attention nothing has it, and the library's checks of it must not matter
+            self.head_dim = self.hidden_size // self.num_attention_heads if self.has_attention else 2
+        if self.has_attention:
+            self._check_heads()
         if self.alibi_slopes is not None and len(self.alibi_slopes) != self.num_attention_heads:
             raise ValueError(f"alibi_slopes: {len(self.alibi_slopes)} of them; there are {self.num_attention_heads} heads")
         self.layer_types = [name if name in ATTENTION else "linear_attention" for name in self.layer_mixers]
@@ -149,6 +169,20 @@ class STUConfig(PreTrainedConfig):
         heads, width = self.num_attention_heads, self.hidden_size
         if self.has_attention and self.head_dim is None and width % heads:
             raise ValueError(f"num_attention_heads: {heads}; it must divide hidden_size, {width}, or head_dim must be given")
+
+    def _check_heads(self) -> None:
+        heads, shared = self.num_attention_heads, self.num_key_value_heads
+        if heads % shared:  # type: ignore[operator]
+            raise ValueError(f"num_key_value_heads: {shared}; it must divide num_attention_heads, {heads}")
+        if self.head_dim % 2 and self.alibi_slopes is None:  # type: ignore[operator]
+            raise ValueError(f"head_dim: {self.head_dim}; rotary positions turn pairs, it must be even")
+        if "sliding_attention" in self.mixers and self.sliding_window < 2:
+            raise ValueError(f"sliding_window: {self.sliding_window}; it must be at least 2, a token and one before it")
+
+    def validate_rope(self) -> None:
+        """The library's check, where positions are rotary."""
+        if self.has_attention and self.alibi_slopes is None:
+            super().validate_rope()
 
     @property
     def layer_mixers(self) -> list[str]:

@@ -17,7 +17,6 @@ LOGITS = 2**22
 """So many at once, unless a single stretch has more."""
 
 
-@torch.no_grad()
 def bits_per_byte(model: Any, tokens: TokenFile, part: str, context: int) -> float:
     """-Σ log2 p(token) over the bytes of a part, in stretches of ``context`` tokens, each read from a state of rest.
 
@@ -25,28 +24,42 @@ def bits_per_byte(model: Any, tokens: TokenFile, part: str, context: int) -> flo
         model: a causal language model.
         tokens: of the text.
         part: "train", "validation", "test" or "all".
-        context: tokens that are read at once.
+        context: tokens that are read at once; the last stretch may be shorter.
     """
-    return float(bits_by_position(model, tokens, part, context).mean())
+    nats, counts = _nats(model, tokens.part(part), context)
+    return float(nats.sum() / counts.sum() / math.log(2) * tokens.tokens[part] / tokens.bytes[part])
+
+
+def bits_by_position(model: Any, tokens: TokenFile, part: str, context: int) -> np.ndarray:
+    """Mean bits per byte by position in stretches of ``context`` tokens, (context,); the first is that after one token."""
+    nats, counts = _nats(model, tokens.part(part), context)
+    return nats / counts / math.log(2) * tokens.tokens[part] / tokens.bytes[part]
 
 
 @torch.no_grad()
-def bits_by_position(model: Any, tokens: TokenFile, part: str, context: int) -> np.ndarray:
-    """Mean bits per byte by position in stretches of ``context`` tokens, (context,); the first is that after one token."""
-    stretches, training = Windows(tokens.part(part), context), model.training
+def _nats(model: Any, ids: np.ndarray, context: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of nats by position in stretches, and of how many, (context,) each."""
+    stretches, training = Windows(ids, context), model.training
     at_once = max(1, LOGITS // (context * model.config.vocab_size))
-    nats = np.zeros(context)
+    batches = [range(start, min(start + at_once, len(stretches))) for start in range(0, len(stretches), at_once)]
+    nats, counts = np.zeros(context), np.zeros(context)
+
+    def read(rows: list[dict[str, torch.Tensor]]) -> None:
+        inputs, after = (torch.stack([row[name] for row in rows]).to(model.device) for name in ("input_ids", "labels"))
+        logits = model(input_ids=inputs, use_cache=False).logits.float()
+        losses = cross_entropy(logits.flatten(0, 1), after.flatten(), reduction="none").view(after.shape)
+        nats[: after.shape[1]] += losses.double().sum(0).cpu().numpy()
+        counts[: after.shape[1]] += len(rows)
+
     model.eval()
     try:
-        for start in range(0, len(stretches), at_once):
-            rows = [stretches[i] for i in range(start, min(start + at_once, len(stretches)))]
-            ids, after = (torch.stack([row[name] for row in rows]).to(model.device) for name in ("input_ids", "labels"))
-            logits = model(input_ids=ids, use_cache=False).logits.float()
-            losses = cross_entropy(logits.flatten(0, 1), after.flatten(), reduction="none")
-            nats += losses.view(after.shape).double().sum(0).cpu().numpy()
+        for batch in batches:
+            read([stretches[i] for i in batch])
+        if rest := len(ids) - 1 - len(stretches) * context:
+            read([Windows(ids, rest, offset=len(stretches) * context)[0]])
     finally:
         model.train(training)
-    return nats / len(stretches) / math.log(2) * tokens.tokens[part] / tokens.bytes[part]
+    return nats, counts
 
 
 def generate_text(
@@ -70,8 +83,10 @@ def generate_text(
     """
     if tokens < 1:
         raise ValueError(f"tokens: {tokens}; it must be at least 1")
-    if temperature < 0:
-        raise ValueError(f"temperature: {temperature}; it must be at least 0")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature: {temperature}; it must be at least 0, and finite")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k: {top_k}; it must be at least 1, or None for all")
     ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids.to(model.device)
     if not ids.numel():
         raise ValueError(f"prompt: {prompt!r}; it must have at least one token")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import platform
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from torchstu.integrations.transformers.configuration import STUConfig
 from torchstu.integrations.transformers.evaluation import bits_per_byte, generate_text
 from torchstu.integrations.transformers.modeling import STUForCausalLM
 from torchstu.integrations.transformers.text import PARTS, TokenFile, Windows, load_tokenizer, write_tokens
-from torchstu.integrations.transformers.trainer import last_checkpoint, make_trainer, training_arguments
+from torchstu.integrations.transformers.trainer import Clock, last_checkpoint, make_trainer, training_arguments
 from torchstu.whole_file import clear_drafts, whole_file
 
 SMALL: dict[str, Any] = {
@@ -146,17 +146,17 @@ def train_language_model(
     model = make_model(config)
     parameters = sum(p.numel() for p in model.parameters())
     say(f"{parameters:,} weights" + (f" in layers {', '.join(config.layer_mixers)}" if make_model is STUForCausalLM else ""))
-    began = time.perf_counter()
-    trainer = make_trainer(run, arguments, model, tokens, say)
-    checkpoint, done = last_checkpoint(folder) if resume else (None, 0)
+    checkpoint, done, times = last_checkpoint(folder) if resume else (None, 0, {})
+    clock = Clock(**times)
+    trainer = make_trainer(run, arguments, model, tokens, say, clock)
     if checkpoint is not None and done >= run.steps:
         trainer._load_from_checkpoint(checkpoint)
     else:
         trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = time.perf_counter() - began
+    model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # what is measured is what is saved
     with arguments.main_process_first(local=False):
         if first:
-            _finish(run, folder, model, tokenizer, tokens, _measured(run, model, tokens, seconds, done), say)
+            _finish(run, folder, model, tokenizer, tokens, _measured(run, model, tokens, clock), say)
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))
 
 
@@ -184,15 +184,15 @@ def _sample(model: Any, tokenizer: Any, tokens: TokenFile) -> tuple[str, str]:
     return prompt, generate_text(model, tokenizer, prompt, SAMPLE)
 
 
-def _measured(run: LanguageRun, model: Any, tokens: TokenFile, seconds: float, done: int) -> dict[str, Any]:
-    """What is known of a trained model; ``done`` steps were made before this call."""
+def _measured(run: LanguageRun, model: Any, tokens: TokenFile, clock: Clock) -> dict[str, Any]:
+    """What is known of a trained model."""
+    seconds = clock.seconds
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "bits_per_byte": {part: bits_per_byte(model, tokens, part, run.context) for part in PARTS[1:]},
         "steps": run.steps,
-        "steps_before": done,
         "seconds": seconds,
-        "tokens_per_second": (run.steps - done) * run.batch_size * run.context / seconds,
+        "tokens_per_second": run.steps * run.batch_size * run.context / clock.stepping,
         "lossless": tokens.lossless,
         "environment": {
             "python": platform.python_version(),
@@ -205,6 +205,7 @@ def _measured(run: LanguageRun, model: Any, tokens: TokenFile, seconds: float, d
 def _prepared(run: LanguageRun, folder: Path, make_model: Callable[[STUConfig], Any], resume: bool) -> tuple[TokenFile, Any]:
     """The tokens of a run, made or found; what cannot be trained is refused before anything is written."""
     tokenizer, described = load_tokenizer(run.tokenizer), json.loads(json.dumps(asdict(run)))
+    described["tokenizer_digest"] = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
     if resume:
         file = folder / "run.json"
         if not file.is_file():
@@ -225,13 +226,15 @@ def _prepared(run: LanguageRun, folder: Path, make_model: Callable[[STUConfig], 
     try:
         with torch.device("meta"):
             make_model(run.config(len(tokenizer), None))
-    except (KeyError, RuntimeError, AttributeError) as error:
+    except (KeyError, RuntimeError, AttributeError, TypeError) as error:
         raise ValueError(f"model: {run.model}: {error}") from error
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         tokens = write_tokens(run.files, tokenizer, folder)
         for part in PARTS:
+            if tokens.tokens[part] < 2:
+                raise ValueError(f"files: {tokens.tokens[part]} tokens for {part}; the text must be longer, or have more lines")
             Windows(tokens.part(part), run.context)
         with whole_file(folder / "run.json") as draft:
             draft.write_text(json.dumps(described, indent=1), encoding="utf-8")

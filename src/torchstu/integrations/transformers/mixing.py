@@ -35,11 +35,11 @@ class STUMixing(nn.Module):
     ) -> Tensor:
         """x (B, T, D); ``real`` (B, T) bool says which steps are none of the padding, ``reset`` where a sequence starts."""
         state = None if cache is None else cache.state
-        if real is not None:
+        if x.shape[1] == 1 and state is not None and self._is_bare:
+            y_t, after = self.mixer.step(x[:, 0], state)
+            y, state = y_t[:, None], after if real is None else _where(real[:, 0], after, state)
+        elif real is not None:
             y, state = self._padded(x, real, state)
-        elif x.shape[1] == 1 and state is not None and self._is_bare:
-            y_t, state = self.mixer.step(x[:, 0], state)
-            y = y_t[:, None]
         else:
             y, state = self.mixer(x, state, reset=reset)
         if cache is not None:
@@ -83,23 +83,28 @@ class STUMixing(nn.Module):
         return y, after
 
 
-def real_steps(attention_mask: Tensor | None, steps: int) -> Tensor | None:
-    """(B, T) bool of the last ``steps`` columns of a padding mask; None where nothing is padding.
+def _where(rows: Tensor, after: State, before: State) -> State:
+    """One state in the rows (B,) that are true, the other elsewhere."""
+    chosen = (torch.where(rows.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(after, before, strict=True))
+    return type(after)(*chosen)
 
-    A graph is of one kind of mask: there a single step after others is a token, and longer ones are masked.
-    """
+
+def real_steps(attention_mask: Tensor | None, steps: int) -> Tensor | None:
+    """(B, T) bool of the last ``steps`` columns of a padding mask; None where nothing is padding, or in a graph no mask."""
     if attention_mask is None:
         return None
     real = attention_mask[:, -steps:].bool()
-    if torch.compiler.is_compiling():
-        return None if steps == 1 < attention_mask.shape[1] else real
-    return None if bool(real.all()) else real
+    return real if torch.compiler.is_compiling() or not bool(real.all()) else None
 
 
-def starts(position_ids: Tensor | None) -> Tensor | None:
-    """(B, T) bool, True where positions of a packed batch do not go on; None for one sequence a row."""
+def starts(position_ids: Tensor | None, real: Tensor | None = None) -> Tensor | None:
+    """(B, T) bool, True where positions of a packed batch do not go on between real steps; None for one sequence a row."""
     if position_ids is None or position_ids.shape[1] < 2:
+        return None
+    if real is not None and torch.compiler.is_compiling():  # a graph is of one kind: padding, and so no packed rows
         return None
     reset = torch.zeros_like(position_ids, dtype=torch.bool)
     reset[:, 1:] = position_ids.diff(dim=1) != 1
+    if real is not None:
+        reset[:, 1:] &= real[:, 1:] & real[:, :-1]
     return reset if bool(reset.any()) else None

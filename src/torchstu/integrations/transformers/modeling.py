@@ -155,7 +155,15 @@ class STUModel(STUPreTrainedModel):
         attention_mask = self._checked_mask(attention_mask, batch, seen, steps)
         flat = attention_mask.get("linear_attention") if isinstance(attention_mask, dict) else attention_mask
         real = real_steps(None if flat is None or flat.ndim != 2 else flat, steps)
-        reset = None if seen or real is not None or isinstance(attention_mask, dict) else starts(position_ids)
+        reset = None if seen or isinstance(attention_mask, dict) else starts(position_ids, real)
+        if reset is not None and real is not None:
+            raise ValueError("position_ids: packed sequences beside padding in attention_mask; a row has one or the other")
+        if position_ids is None and kwargs.get("cu_seq_lens_q") is not None:
+            raise ValueError(
+                "cu_seq_lens_q: without position_ids; packed sequences are told apart by positions that start again"
+            )
+        if self.gradient_checkpointing and self.training and past_key_values is not None:
+            raise ValueError("past_key_values: with gradient checkpointing, which computes layers twice; give one or the other")
         if reset is not None and past_key_values is not None:
             raise ValueError("position_ids: packed sequences beside past_key_values; a cache is for one sequence a row")
         if reset is not None:
@@ -172,6 +180,8 @@ class STUModel(STUPreTrainedModel):
             x = layer(x, attention_mask=masks.get(kind), position_ids=position_ids, **shared, **kwargs)
         if past_key_values is not None:
             past_key_values.seen_tokens += steps
+            if steps > 1 and not torch.compiler.is_compiling():
+                past_key_values.trim()
         return BaseModelOutputWithPast(last_hidden_state=self.norm(x), past_key_values=past_key_values)
 
     def _embedded(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:

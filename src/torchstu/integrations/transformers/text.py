@@ -153,9 +153,6 @@ def write_tokens(files: Sequence[str], tokenizer: PreTrainedTokenizerFast, folde
                         np.asarray(ids, dtype).tofile(outs[name])
                         tokens[name] += len(ids)
                         counted[name] += len(piece)
-    for name in PARTS:
-        if tokens[name] < 2:
-            raise ValueError(f"files: {tokens[name]} tokens for {name}; the text must be longer, or have more lines")
     target = folder / "tokens.bin"
     with target.open("wb") as out:
         for path in parts.values():
@@ -259,6 +256,12 @@ class Windows(torch.utils.data.Dataset[dict[str, Tensor]]):
         return {"input_ids": ids[:-1], "labels": ids[1:]}
 
 
-def next_token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
-    """Mean nats of labels (B, T) in place, for the library's trainer; the batches of `Windows` are all of one size."""
+def next_token_loss(outputs: Any, labels: Tensor | None, num_items_in_batch: Any = None) -> Tensor:
+    """Mean nats of labels (B, T) in place, for the library's trainer; the batches of `Windows` are all of one size.
+
+    Raises:
+        ValueError: no labels: something took them out of the batch.
+    """
+    if labels is None:
+        raise ValueError("labels: None; a batch must have them")
     return cross_entropy(outputs.logits.float().flatten(0, 1), labels.flatten())

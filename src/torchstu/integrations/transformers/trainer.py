@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from torchstu.integrations.transformers.text import TokenFile, Windows, next_token_loss
 from torchstu.learn.optimizers import parameter_groups
@@ -40,6 +42,9 @@ def training_arguments(run: LanguageRun, folder: Path, progress: bool) -> Traini
         report_to=[],
         average_tokens_across_devices=False,  # batches have one size
         disable_tqdm=not progress,
+        remove_unused_columns=False,  # what a model's signature does not name would be dropped without a word
+        label_names=["labels"],
+        ddp_timeout=24 * 3600,  # the first process measures while others wait
         use_cpu=not torch.cuda.is_available(),
         bf16=run.bf16,
     )
@@ -51,7 +56,7 @@ def training_arguments(run: LanguageRun, folder: Path, progress: bool) -> Traini
 
 
 def make_trainer(
-    run: LanguageRun, arguments: TrainingArguments, model: Any, tokens: TokenFile, say: Callable[[str], None]
+    run: LanguageRun, arguments: TrainingArguments, model: Any, tokens: TokenFile, say: Callable[[str], None], clock: Clock
 ) -> Trainer:
     """What trains a model on the training part and says how it does on some of the validation part."""
     groups = parameter_groups(model, run.learning_rate, run.weight_decay)
@@ -61,7 +66,7 @@ def make_trainer(
         train_dataset=Windows(tokens.part("train"), run.context),
         eval_dataset=_some(Windows(tokens.part("validation"), run.context)),
         optimizers=(torch.optim.AdamW(groups, lr=run.learning_rate, betas=(0.9, 0.95)), None),
-        callbacks=[_Says(say, tokens)],
+        callbacks=[_Says(say, tokens), clock],
         compute_loss_func=next_token_loss,
     )
     trainer.remove_callback(PrinterCallback)
@@ -72,6 +77,35 @@ def _some(windows: Windows) -> Any:
     """At most `VALIDATED` tokens, evenly taken: what a validation on the way reads."""
     step = -(-len(windows) * windows.context // VALIDATED)
     return torch.utils.data.Subset(windows, range(0, len(windows), step))
+
+
+class Clock(TrainerCallback, ExportableState):
+    """Seconds of a run, over its restarts, and those of them in steps; checkpoints have them.
+
+    Args:
+        seconds, stepping: before.
+    """
+
+    def __init__(self, seconds: float = 0.0, stepping: float = 0.0) -> None:
+        self.before, self.stepping = seconds, stepping
+        self.began = self.step_began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return self.before + time.perf_counter() - self.began
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The trainer begins a step."""
+        self.step_began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """It has ended one."""
+        self.stepping += time.perf_counter() - self.step_began
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"args": {"seconds": self.seconds, "stepping": self.stepping}, "attributes": {}}
 
 
 class _Says(TrainerCallback):
@@ -85,12 +119,13 @@ class _Says(TrainerCallback):
         self.say(f"step {state.global_step} of {args.max_steps}: {loss * self.rate:.3f} bits per byte in validation")
 
 
-def last_checkpoint(folder: Path) -> tuple[str | None, int]:
-    """The last checkpoint that can be read, and its step."""
+def last_checkpoint(folder: Path) -> tuple[str | None, int, dict[str, float]]:
+    """The last checkpoint that can be read, its step, and the seconds of its `Clock`."""
     found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     for path in reversed(found):
         try:
-            return str(path), int(json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
+            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            return str(path), int(state["global_step"]), dict(state["stateful_callbacks"]["Clock"]["args"])
         except (OSError, ValueError, KeyError):
             continue  # cut off while it was written
-    return None, 0
+    return None, 0, {}
