@@ -44,7 +44,7 @@ def check_spelling(names: Iterable[str], known: Iterable[str], what: str) -> Non
     """
     known = set(known)
     for name in names:
-        meant = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        meant = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
         if meant and name not in known and not hasattr(PreTrainedConfig, name):
             raise ValueError(f"{what}{name}: unknown; did you mean {meant[0]}?")
 
