@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +150,10 @@ def main() -> None:
         for words, own in found.items()
     ]  # fmt: skip
     header = ["", "rows/s", "half take µs", "99 % take µs", f"MiB after {EARLY:.0%}", "MiB at the end"]
+    environment = environment_line(machine, {"torch": version("torch")})
     text = (
         f"## A stream of {options.rows:,} rows\n\n    python benchmarks/stream.py\n\n{CHANNELS} inputs and {CHANNELS} outputs, "
-        f"L = {LENGTH}, {FILTERS} filters and two banks, a y-term; one core. {environment_line(machine, {})}\n\n"
+        f"L = {LENGTH}, {FILTERS} filters and two banks, a y-term; one core. {environment}\n\n"
         f"{markdown_table(header, lines)}\n\nIn Python `SeriesStream.step` takes {step['whole']:.0f} µs (median), of which the "
         f"model's own prediction and update are {step['model']:.0f}. Rows/s count the start of Python and torch."
     )
