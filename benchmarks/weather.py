@@ -53,8 +53,8 @@ def main() -> None:
     ]
     seconds = " and ".join(f"{own['seconds']:.0f}" for own in found.values())
     text = (
-        "## A year of weather\n\n    python benchmarks/weather.py\n\nTemperature from irradiance, wind and pressure, 8760 hours; "
-        "squared error over the variance on the last 30 %; the roll-out sees no temperature there. "
+        "## A year of weather\n\n    python benchmarks/weather.py\n\nTemperature from irradiance, wind and pressure, 8760 "
+        "hours; squared error over the variance on the last 30 %; the roll-out sees no temperature there. "
         f"{environment_line(machine, {'torch': version('torch')})}\n\n"
         f"{markdown_table(['model', 'roll-out', 'one step ahead', 'chosen on the first 70 %'], rows)}\n\n"
         f"Choosing and fitting took {seconds} s."
