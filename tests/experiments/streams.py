@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 
+import torchstu.data.line_source
 from torchstu.experiments.fitting import fit_series
 from torchstu.experiments.stream_run import StreamOptions, stream_rows
 from torchstu.models.store import write_model
@@ -39,10 +40,30 @@ def write_rows(path, u, y=None):
     path.write_text("\n".join([head, *rows]) + "\n")
 
 
-def start(options, stdin=None, stdout=None, stderr=None):
+def crash_at(name, count, after):
+    """Let this process kill itself before or after a call of a function of os."""
+    real, calls = getattr(os, name), [0]
+
+    def call(*arguments, **options):
+        calls[0] += 1
+        if calls[0] == count and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        found = real(*arguments, **options)
+        if calls[0] == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    setattr(os, name, call)
+
+
+def start(options, stdin=None, stdout=None, stderr=None, crash=None, chunk=None):
     """A stream in a fork of this process; files for its standard streams."""
 
     def run():
+        if crash is not None:
+            crash_at(*crash)
+        if chunk is not None:
+            torchstu.data.line_source.CHUNK = chunk
         stopped = []
         signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
         for number, file in enumerate((stdin, stdout, stderr)):

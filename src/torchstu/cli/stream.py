@@ -45,6 +45,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--report", type=float, metavar="SECONDS", help="say rows, rows/s and latency so often on standard error"
     )
+    parser.add_argument(
+        "--limit", type=float, default=1e4, metavar="X",
+        help="standard deviations from the fit's mean beyond which inputs are malformed and outputs missing (default: 1e4)",
+    )  # fmt: skip
+    parser.add_argument("--fill-gaps", action="store_true", help="go through rows that are missing by the time column")
     parser.set_defaults(run=run)
 
 
@@ -52,13 +57,13 @@ def run(arguments: argparse.Namespace) -> None:
     """Run until the input ends or a signal comes."""
     from torchstu.experiments.stream_run import StreamOptions, stream_rows
 
-    if arguments.follow and arguments.input is None:
+    if arguments.follow and arguments.input in (None, "-"):
         raise ValueError("--follow: with standard input, which is waited for anyway; it needs --input FILE")
     options = StreamOptions(
         model=arguments.model, input=arguments.input, output=arguments.output, follow=arguments.follow,
         state=arguments.state, level="auto" if arguments.level is None else arguments.level or None, adapt=arguments.adapt,
         forgetting=arguments.forgetting, save_every=arguments.save_every, skip_bad=arguments.on_bad == "skip",
-        report_every=arguments.report,
+        report_every=arguments.report, limit=arguments.limit, fill_gaps=arguments.fill_gaps,
     )  # fmt: skip
     with _signals() as stopped:
         stream_rows(options, stopped=lambda: bool(stopped), say=lambda line: print(line, file=sys.stderr, flush=True))
@@ -69,7 +74,14 @@ def _signals() -> Iterator[list[int]]:
     """SIGTERM and Ctrl-C as numbers in a list, for the loop to end by itself."""
     came: list[int] = []
     kinds = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(kind, lambda number, _: came.append(number)) for kind in kinds]
+
+    def note(number: int, _: Any) -> None:
+        came.append(number)
+        if len(came) > 1:  # who asks twice does not want to wait
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    before = [signal.signal(kind, note) for kind in kinds]
     try:
         yield came
     finally:

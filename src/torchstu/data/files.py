@@ -18,7 +18,7 @@ import numpy as np
 from torchstu.extras import require
 
 CSV, PARQUET = (".csv", ".csv.gz"), (".parquet", ".pq")
-_MISSING = {"", "nan", "na", "n/a", "null", "none", "nat"}
+MISSING = {"", "nan", "na", "n/a", "null", "none", "nat"}
 
 
 class DataError(ValueError):
@@ -235,7 +235,7 @@ def numbers(path: Path, column: str, cells: Any, *, first_row: int = 0, missing:
 
 
 def _missing(cells: Any) -> Any:
-    return cells.isna() | cells.astype(str).str.strip().str.lower().isin(_MISSING)
+    return cells.isna() | cells.astype(str).str.strip().str.lower().isin(MISSING)
 
 
 def _refuse_missing(path: Path, column: str, cells: Any) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from torchstu.experiments.series import SeriesModel
 from torchstu.learn.online import OnlineSpectralFilter
+from torchstu.learn.online_input import check_state
 
 
 class RowPrediction(NamedTuple):
@@ -31,20 +33,22 @@ class SeriesStream:
 
     Args:
         model: of `load_series_model` or `fit_series`.
-        level: share of outputs that intervals shall hold, by the model's errors on rows it has not seen (of the roll-out,
-            where the last outputs are missing); None: no intervals.
+        level: share of outputs that intervals shall hold, by the model's errors on rows it has not seen: one step ahead, or of
+            the roll-out where the last outputs are missing and for a memory of rows after `skip`; None: no intervals.
         adapt: whether weights go on learning from true outputs, by recursive least squares (`OnlineSpectralFilter`).
         forgetting: γ in (0, 1] of that, the weight of a row against the next; None: 1.
         rows: that the model was fitted to: they hold the weights as much as rows on the stream do, or 1 / (1 - γ) of them.
+        limit: standard deviations from the mean of the fit's rows beyond which an input is refused and an output is missing:
+            one sentinel of 1e30 would be remembered for as long as the model's memory lasts.
 
     Raises:
-        ValueError: a level that the model's errors cannot tell, ``forgetting`` without ``adapt`` or out of range, a model whose
-            bank has no recurrence.
+        ValueError: a level that the model's errors cannot tell, ``forgetting`` without ``adapt``, numbers out of range, a model
+            whose bank has no recurrence.
     """
 
     def __init__(
         self, model: SeriesModel, *, level: float | None = None, adapt: bool = False, forgetting: float | None = None,
-        rows: int = 1000,
+        rows: int = 1000, limit: float = 1e4,
     ) -> None:  # fmt: skip
         held: dict[str, np.ndarray] = {}
         if level is not None:
@@ -53,7 +57,9 @@ class SeriesStream:
             held = {name: model.held_out.half_width(name, level) for name in ("one_step", "rollout")}
         if forgetting is not None and not adapt:
             raise ValueError(f"forgetting: {forgetting!r}; weights that do not adapt forget nothing, it must be None")
-        self.model, self.level, self._half = model, level, held
+        if isinstance(limit, bool) or not limit > 0:
+            raise ValueError(f"limit: {limit!r}; it must be above 0")
+        self.model, self.level, self.limit, self._half = model, level, limit, held
         options: dict[str, Any] = {"method": "none"}
         if adapt:
             remembered = rows if forgetting is None or not 0 < forgetting < 1 else min(rows, 1 / (1 - forgetting))
@@ -62,6 +68,8 @@ class SeriesStream:
         scaler, intercept = model.output_scaler, model.regressor.intercept.numpy()
         self._mean, self._std = scaler.mean + scaler.std * intercept, scaler.std
         self._missing = np.full(len(self._std), np.nan)
+        self._last = np.zeros(len(model.input_names))
+        self._unsure = 0
 
     @property
     def rows(self) -> int:
@@ -76,22 +84,62 @@ class SeriesStream:
             outputs: (D_out,) of this row, seen after the prediction is made; NaN or None where they are not known.
 
         Raises:
-            ValueError: values of another number, not finite, or so large that predictions overflow; nothing is changed then.
+            ValueError: values of another number, inputs that are not finite or beyond ``limit``; nothing is changed then. A
+                prediction that overflows, as that of an unstable y-term may: the model is at rest again then.
+        """
+        scaled = self.scaled(inputs)
+        true = self._missing
+        if outputs is not None:
+            true = (_row("outputs", outputs, len(self._std)) - self._mean) / self._std
+            true = np.where(np.abs(true) <= self.limit, true, np.nan)
+        prediction = self._filter.predict(scaled)
+        values = prediction * self._std + self._mean
+        if not np.isfinite(values).all():
+            self._filter.rest()
+            raise ValueError("the prediction overflows; the model begins again at rest")
+        half = self._half and self._half["rollout" if self._filter.gap or self._unsure else "one_step"]
+        self._filter.update(true)
+        self._last, self._unsure = scaled, max(0, self._unsure - 1)
+        return RowPrediction(values, values - half, values + half) if self._half else RowPrediction(values, None, None)
+
+    def scaled(self, inputs: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Inputs (D_in,) in standard deviations from the mean of the fit's rows.
+
+        Raises:
+            ValueError: values of another number, not finite or beyond ``limit``.
         """
         scaler = self.model.input_scaler
-        given = _row("inputs", inputs, len(scaler.mean))
-        true = self._missing if outputs is None else (_row("outputs", outputs, len(self._std)) - self._mean) / self._std
-        scaled = self._filter.predict((given - scaler.mean) / scaler.std)
-        values = scaled * self._std + self._mean
-        if not np.isfinite(values).all():
-            raise ValueError(f"inputs: {list(inputs)}; the prediction overflows")
-        half = self._half and self._half["rollout" if self._filter.gap else "one_step"]
-        self._filter.update(true)
-        return RowPrediction(values, values - half, values + half) if self._half else RowPrediction(values, None, None)
+        scaled = (_row("inputs", inputs, len(scaler.mean)) - scaler.mean) / scaler.std
+        if not (np.abs(scaled) <= self.limit).all():
+            place = int(np.argmin(np.abs(scaled) <= self.limit))
+            name, given = self.model.input_names[place], float(np.asarray(inputs)[place])
+            raise ValueError(f"column {name!r} is {given}, more than {self.limit:g} standard deviations from the fit's mean")
+        return scaled
+
+    def skip(self, steps: int = 1) -> None:
+        """Rows that are missing: time goes on, with the inputs of the last row and without outputs.
+
+        As many as the memory L of the model at most are gone through; after more it is at rest.
+
+        Args:
+            steps: how many, at least 1.
+
+        Raises:
+            ValueError: fewer.
+        """
+        if isinstance(steps, bool) or steps < 1:
+            raise ValueError(f"steps: {steps!r}; it must be at least 1")
+        memory = self.model.regressor.layer.length
+        if steps > memory:
+            self._filter.rest()
+        for _ in range(steps if steps <= memory else 0):
+            self._filter.predict(self._last)
+            self._filter.update(self._missing)
+        self._unsure = memory
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes, as tensors and numbers: constant in size."""
-        return self._filter.state_dict()
+        return self._filter.state_dict() | {"last": torch.from_numpy(self._last.copy()), "unsure": self._unsure}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state of a stream of the same model and options, to the last digit.
@@ -99,7 +147,9 @@ class SeriesStream:
         Raises:
             ValueError: names, shapes or numbers that do not fit; nothing is changed then.
         """
-        self._filter.load_state_dict(state)
+        arrays = check_state(state, self.state_dict())
+        self._filter.load_state_dict({name: value for name, value in state.items() if name not in ("last", "unsure")})
+        self._last, self._unsure = arrays["last"], arrays["unsure"]
 
 
 def _row(name: str, values: Sequence[float] | np.ndarray, width: int) -> np.ndarray:

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
-import json
 import math
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, Literal
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-
-from torchstu.data.line_source import LineSource
+from torchstu.data.line_source import Lines, LineSource
 from torchstu.experiments.series import SeriesModel, load_series_model
 from torchstu.experiments.series_stream import SeriesStream
-from torchstu.experiments.stream_rows import BadRowError, Columns, RowPredictor
-from torchstu.whole_file import clear_drafts, whole_file
+from torchstu.experiments.stream_output import PIECE, RowOutput, StoppedError, standard_fd
+from torchstu.experiments.stream_rows import BadRowError, Columns, RowPredictor, cells
+from torchstu.experiments.stream_state import StateFile, digest, same_file
 
-FORMAT = "torchstu stream 1"
+TOLD = 20
+"""Malformed rows that are told one by one."""
+LARGEST_JOURNAL = 2**24
 
 
 @dataclass(frozen=True)
@@ -35,10 +33,11 @@ class StreamOptions:
 
     Attributes:
         model: folder that ``torchstu fit`` wrote.
-        input, output: files; None: standard input and output.
-        follow: whether the input file may grow.
+        input, output: files; None or "-": standard input and output.
+        follow: whether the input file may grow, or be replaced by another of its name.
         state: file of all that is needed to go on; None keeps nothing.
-        level, adapt, forgetting: of `SeriesStream`; "auto" is 0.9 where the model knows its errors, else None.
+        level, adapt, forgetting, limit: of `SeriesStream`; "auto" is 0.9, or as much as the model's held-out errors tell.
+        fill_gaps: whether rows that are missing by their times are gone through.
         save_every: seconds between two saves of the state, at least 0.
         skip_bad: whether a row that cannot be read is left out; else it ends the run.
         report_every: seconds between two reports; None: one, at the end.
@@ -55,6 +54,8 @@ class StreamOptions:
     level: float | Literal["auto"] | None = "auto"
     adapt: bool = False
     forgetting: float | None = None
+    limit: float = 1e4
+    fill_gaps: bool = False
     save_every: float = 10.0
     skip_bad: bool = True
     report_every: float | None = None
@@ -81,93 +82,96 @@ def stream_rows(options: StreamOptions, *, stopped: Callable[[], bool], say: Cal
     """
     model, settings = load_series_model(options.model)
     rows = sum(count for part, count in settings.get("rows", {}).items() if part != "test") or 1000
-    level = None if options.level == "auto" and model.held_out is None else 0.9 if options.level == "auto" else options.level
-    stream = SeriesStream(model, level=level, adapt=options.adapt, forgetting=options.forgetting, rows=rows)
+    level = options.level
+    if level == "auto":
+        level = None if model.held_out is None else min(0.9, model.held_out.count / (model.held_out.count + 1))
+    stream = SeriesStream(
+        model, level=level, adapt=options.adapt, forgetting=options.forgetting, rows=rows, limit=options.limit
+    )
     with ExitStack() as stack:
-        run = _Run(options, model, settings.get("time"), stream, say)
-        source = run.open(stack, stopped)
-        for batch in source.lines():
-            run.take(batch)
-            run.save_if_due()
-        run.finish()
+        run = _Run(options, model, settings.get("time"), stream, say, stopped)
+        source = run.open(stack)
+        try:
+            for batch in source.lines():
+                run.take(batch)
+                run.save_if_due()
+            run.finish()
+        except StoppedError:
+            say("torchstu: stopped, while what reads the output took nothing; rows since the last save come again")
 
 
 class _Run:
     """The files of a run, and where it is in them."""
 
     def __init__(
-        self,
-        options: StreamOptions,
-        model: SeriesModel,
-        time_name: str | None,
-        stream: SeriesStream,
-        say: Callable[[str], None],
-    ) -> None:
-        self.options, self.model, self.time_name, self.stream, self.say = options, model, time_name, stream, say
-        self.state = None if options.state is None else Path(options.state)
-        self.identity = {
-            "model": _digest(Path(options.model)), "level": stream.level, "adapt": options.adapt,
-            "forgetting": options.forgetting,
-        }  # fmt: skip
-        self.header: str | None = None
+        self, options: StreamOptions, model: SeriesModel, time_name: str | None, stream: SeriesStream,
+        say: Callable[[str], None], stopped: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        self.options, self.model, self.time_name, self.stream = options, model, time_name, stream
+        self.say, self.stopped = say, stopped
         self.predictor: RowPredictor | None = None
-        self.position = self.journals = self.written = self.before = 0
+        self.header: str | None = None
+        self.state: StateFile | None = None
+        self.position = self.journals = self.shift = self.before = self.told = 0
         self.began = self.saved = self.reported = time.monotonic()
+        self.changed = True
 
-    def open(self, stack: ExitStack, stopped: Callable[[], bool]) -> LineSource:
+    def open(self, stack: ExitStack) -> LineSource:
         """Open input and output where the state says."""
-        known = self._read_state()
-        if self.options.input is None:
-            fd = sys.stdin.fileno()
-        else:
-            fd = os.open(self.options.input, os.O_RDONLY)
-            stack.callback(os.close, fd)
-            self._check_input(fd)
-        if self.state is not None:
-            clear_drafts(self.state)
-            for old in self.state.parent.glob(f"{self.state.name}.journal-*"):
-                if not known or old != self._journal():
-                    old.unlink()
-        self.output = self._open_output(stack, known)
+        fd = self._open_input(stack)
+        self.output = RowOutput(self.options.output, stack, fd, self.stopped)
+        is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        known = None
+        if self.options.state is not None:
+            self._check_apart(fd, Path(self.options.state))
+            self.state = StateFile(Path(self.options.state), stack)
+            self.identity = {
+                "model": digest(Path(self.options.model)), "level": self.stream.level, "adapt": self.options.adapt,
+                "forgetting": self.options.forgetting, "limit": self.options.limit, "fill_gaps": self.options.fill_gaps,
+                "input": "a file" if is_file else "a pipe", "output": "a file" if self.output.is_file else "a stream",
+            }  # fmt: skip
+            known = self.state.read(self.identity)
+            self.state.forget_journals(None if known is None else known[1]["journal"])
+        start = os.lseek(fd, 0, os.SEEK_CUR) if is_file and self.options.input in (None, "-") else 0
+        self.position = known[1]["position"] if known else start
+        self.journals = known[1]["journal"] if known else 0
         self.source = LineSource(
-            fd, offset=self.position, follow=self.options.follow, stopped=stopped,
-            journal=None if self.state is None else self._journal(),
+            fd, offset=self.position, path=self.options.input, follow=self.options.follow, stopped=self.stopped,
+            journal=None if self.state is None else self.state.journal(self.journals), last=self.state is None,
         )  # fmt: skip
-        self.marks = None
-        if self.state is not None and self.options.output is None:
-            path = self.state.with_name(f"{self.state.name}.written")
-            self.marks = stack.enter_context(path.open("r+b" if known and path.exists() else "w+b", buffering=0))
-            if self.predictor is not None:
-                self.predictor.known_rows = int(self.marks.read() or b"0")
-        if self.state is not None and not known:
-            self.save()  # so that a run killed before the next save knows its journal
+        if self.state is not None:
+            self.output.mark(self.state.marks, stack, anew=known is None)
+        if known is not None:
+            self.output.go_on(known[1]["written"])
+            self._continue(*known)
+        elif self.state is not None:
+            self.output.begin()
+            self.save()
         return self.source
 
-    def take(self, batch: list[tuple[bytes, int]]) -> None:
+    def take(self, batch: Lines) -> None:
         """Predict lines, each with the offset behind it, and write what was found."""
         out: list[str] = []
+        size = self.shift = 0
         for line, end in batch:
-            text = line.decode("utf-8", errors="replace")
-            if self.predictor is None:
-                self._begin(text.removeprefix("\ufeff"))
-                out.append(self.predictor.header)  # type: ignore[attr-defined]
-            elif line and text != self.header:
-                try:
-                    out.append(self.predictor.line(line))
-                except BadRowError as error:
-                    if not self.options.skip_bad:
-                        self._undo_count()
-                        self._write(out)
-                        self.save()
-                        raise ValueError(f"{error}; the run stopped before it") from error
-                    self.say(f"torchstu: {error}; skipped")
-            self.position = end
+            text = line.decode("utf-8", errors="replace").removeprefix("\ufeff")
+            self.changed = True
+            if self.predictor is None and text.strip():
+                self._begin(text, end - self.shift)
+            elif text.strip() and text != self.header:
+                out += self._predicted(text, out)
+            self.position = end - self.shift
+            size += len(out[-1]) if out else 0
+            if size > PIECE - 1024:
+                self._write(out)
+                out, size = [], 0
         self._write(out)
 
     def save_if_due(self) -> None:
         """Save the state and say the counters where it is time."""
         now = time.monotonic()
-        if self.state is not None and now - self.saved >= self.options.save_every:
+        due = now - self.saved >= self.options.save_every or self.source.journaled > LARGEST_JOURNAL
+        if self.state is not None and self.changed and due:
             self.save()
         if self.options.report_every is not None and now - self.reported >= self.options.report_every:
             self.reported = now
@@ -177,103 +181,123 @@ class _Run:
         """The last save and the last report."""
         if self.state is not None:
             self.save()
+        if self.source.unfinished:
+            self.say(f"torchstu: the last line has no end; its {self.source.unfinished} bytes are left for the next run")
         self.say(self._counters())
 
     def save(self) -> None:
         """All that is needed to go on, whole or not at all; what was written is on disk before."""
         assert self.state is not None
-        if self.options.output is not None:
-            os.fsync(self.output.fileno())
+        self.output.sync()
         old = self.source.journal
-        if old is not None and not self.source.seekable:
+        if old is not None:
             self.journals += 1
-            self.source.rotate(self._journal(), self.position)
+            self.source.rotate(self.state.journal(self.journals), self.position)
+            self.shift += self.position
             self.position = 0
-        now = self.stream.state_dict()
-        arrays = {name: value for name, value in now.items() if isinstance(value, torch.Tensor)}
-        numbers = {name: value for name, value in now.items() if name not in arrays}
-        facts = self.identity | {
-            "numbers": numbers, "header": self.header, "position": self.position, "journal": self.journals,
-            "written": self.written, "row": self.predictor.row if self.predictor else 0,
-            "bad": self.predictor.bad if self.predictor else 0,
-        }  # fmt: skip
-        with whole_file(self.state) as draft:
-            draft.write_bytes(save(arrays, {"format": FORMAT, "facts": json.dumps(facts)}))
-        if old is not None and old != self.source.journal:
+        rows = {} if self.predictor is None else self.predictor.state()
+        tail = hashlib.sha256(self._tail()).hexdigest()
+        facts = {"header": self.header, "position": self.position, "journal": self.journals, "written": self.output.written,
+                 "rows": rows, "tail": tail}  # fmt: skip
+        self.state.write(self.stream.state_dict(), self.identity | facts)
+        if old is not None:
             old.unlink(missing_ok=True)
-        self.saved = time.monotonic()
+        self.saved, self.changed = time.monotonic(), False
 
-    def _read_state(self) -> bool:
-        """Go on from the state's file, if it is there."""
-        if self.state is None or not self.state.exists():
-            return False
-        try:
-            with safe_open(self.state, "pt") as file:
-                found = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"state: {self.state} is no state of a stream ({error}); give another file") from error
-        if found.get("format") != FORMAT:
-            raise ValueError(f"state: {self.state} is no state of a stream; give another file")
-        facts = json.loads(found["facts"])
-        for name, own in self.identity.items():
-            if facts[name] != own:
-                what = "is of another model" if name == "model" else f"has {name} {facts[name]!r}, not {own!r}"
-                raise ValueError(f"state: {self.state} {what}; give what it was begun with, or another file")
-        self.stream.load_state_dict(arrays | facts["numbers"])
-        self.position, self.journals, self.written = facts["position"], facts["journal"], facts["written"]
+    def _tail(self) -> bytes:
+        """The input's last bytes before where it is, of a file."""
+        if not self.source.is_file:
+            return b""
+        return os.pread(self.source.fd, min(4096, self.position), max(0, self.position - 4096))
+
+    def _continue(self, stream: dict[str, Any], facts: dict[str, Any]) -> None:
+        """Go on from a state."""
+        if hashlib.sha256(self._tail()).hexdigest() != facts["tail"]:
+            raise ValueError(f"input: other rows before byte {self.position} than those that were read; give the same file")
+        self.stream.load_state_dict(stream)
         if facts["header"] is not None:
-            self._begin(facts["header"])
+            self._set_header(facts["header"])
             assert self.predictor is not None
-            self.predictor.row, self.predictor.bad, self.before = facts["row"], facts["bad"], facts["row"]
-        return True
+            self.predictor.load_state(facts["rows"])
+            self.before = self.predictor.row
 
-    def _begin(self, header: str) -> None:
-        names = [name.strip() for name in next(csv.reader(io.StringIO(header)), [])]
-        time_name = self.time_name if self.time_name in names else None
-        columns = Columns(names, self.model.input_names, self.model.output_names, time_name)
-        marked = self.state is not None and self.options.output is None
-        self.header, self.predictor = header, RowPredictor(self.stream, columns, time=time_name, marked=marked)
+    def _set_header(self, header: str) -> None:
+        columns = Columns(header, self.model.input_names, self.model.output_names, self.time_name)
+        if self.predictor is None:
+            marked = self.state is not None and not self.output.is_file
+            self.predictor = RowPredictor(self.stream, columns, marked=marked, fill_gaps=self.options.fill_gaps)
+            self.predictor.known_rows = self.output.known_rows
+        elif columns.time != self.predictor.columns.time:
+            raise ValueError(f"input: a second header, {header[:80]!r}, with other times than the first")
+        self.header, self.predictor.columns = header, columns
 
-    def _check_input(self, fd: int) -> None:
-        if self.header is None:
-            return
-        start = os.pread(fd, len(self.header.encode()) + 3, 0).decode("utf-8", errors="replace").removeprefix("\ufeff")
-        if not start.startswith(self.header):
-            raise ValueError(f"input: {self.options.input} has another header than the state; give the file it was begun with")
+    def _begin(self, header: str, end: int) -> None:
+        """The first line."""
+        try:
+            self._set_header(header)
+        except (ValueError, csv.Error) as error:
+            self.position = end  # a pipe that is mended begins with another header
+            if self.state is not None and not self.source.is_file:
+                self.save()
+            raise ValueError(f"{error}") from error
+        assert self.predictor is not None
+        self.position = end
+        self._write([self.predictor.header])
+        if self.state is not None:
+            self.save()  # from here on rows are known by their numbers
 
-    def _open_output(self, stack: ExitStack, known: bool) -> BinaryIO:
-        if self.options.output is None:
-            return sys.stdout.buffer
-        path = Path(self.options.output)
-        if self.options.input is not None and path.exists() and path.samefile(self.options.input):
-            raise ValueError(f"output: {path} is the input itself; give another file")
-        if not known:
-            return stack.enter_context(path.open("wb"))
-        size = path.stat().st_size if path.exists() else 0
-        if size < self.written:
-            raise ValueError(f"output: {path} has {size} bytes, and {self.written} were written; give the file of the state")
-        file = stack.enter_context(path.open("r+b"))
-        file.truncate(self.written)
-        file.seek(self.written)
-        return file
+    def _predicted(self, text: str, out: list[str]) -> list[str]:
+        """The lines to write for a row; ``out`` is written before the run stops at it."""
+        assert self.predictor is not None
+        before = self.predictor.state()
+        try:
+            line, words = self.predictor.line(text)
+        except BadRowError as error:
+            if self._is_header(text):
+                self.predictor.load_state(before)
+                self._set_header(text)
+                return []
+            if not self.options.skip_bad:
+                self.predictor.load_state(before)
+                self._write(out)
+                if self.state is not None:
+                    self.save()
+                raise ValueError(f"{error}; the run stopped before it, go on with --on-bad skip") from error
+            self.predictor.pass_over(error)
+            self._tell(f"{error}; skipped")
+            return []
+        for word in words:
+            self._tell(word)
+        return [line]
 
-    def _journal(self) -> Path:
-        assert self.state is not None
-        return self.state.with_name(f"{self.state.name}.journal-{self.journals}")
+    def _is_header(self, text: str) -> bool:
+        try:
+            return {name.strip() for name in cells(text)} >= set(self.model.input_names)
+        except csv.Error:
+            return False
+
+    def _tell(self, words: str) -> None:
+        self.told += 1
+        if self.told <= TOLD:
+            self.say(f"torchstu: {words}")
+        if self.told == TOLD:
+            self.say("torchstu: further ones are counted, not told")
+
+    def _open_input(self, stack: ExitStack) -> int:
+        if self.options.input in (None, "-"):
+            return standard_fd(sys.stdin, "input")
+        fd = os.open(str(self.options.input), os.O_RDONLY)
+        stack.callback(os.close, fd)
+        return fd
+
+    def _check_apart(self, given: int, state: Path) -> None:
+        for name, fd in (("input", given), ("output", self.output.fd)):
+            if same_file(fd, state):
+                raise ValueError(f"state: {state} is the {name} itself; give another file")
 
     def _write(self, out: list[str]) -> None:
-        data = "".join(out).encode()
-        if self.marks is not None and self.predictor is not None:
-            self.predictor.known_rows = max(self.predictor.known_rows, self.predictor.row)
-            os.pwrite(self.marks.fileno(), b"%020d" % self.predictor.known_rows, 0)
-        self.output.write(data)
-        self.output.flush()
-        self.written += len(data)
-
-    def _undo_count(self) -> None:
-        assert self.predictor is not None
-        self.predictor.row, self.predictor.bad = self.predictor.row - 1, self.predictor.bad - 1
+        if out:
+            self.output.write("".join(out), 0 if self.predictor is None else self.predictor.row)
 
     def _counters(self) -> str:
         if self.predictor is None:
@@ -282,10 +306,3 @@ class _Run:
         said = f"torchstu: {rows} rows, {rows / max(seconds, 1e-9):.0f} rows/s, {self.predictor.bad} malformed in all"
         middle, most = (1e6 * self.predictor.latency(share) for share in (0.5, 0.99))
         return said if math.isnan(middle) else f"{said}; half of them took {middle:.0f} µs at most, 99 % took {most:.0f} µs"
-
-
-def _digest(folder: Path) -> str:
-    found = hashlib.sha256()
-    for name in ("model.json", "model.safetensors"):
-        found.update((folder / name).read_bytes())
-    return found.hexdigest()

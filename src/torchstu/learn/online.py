@@ -249,6 +249,13 @@ class OnlineSpectralFilter:
         """A new `STU` in float64 with the weights as they are now."""
         return with_weights(self._layer, self._features.mixing, self.weights)
 
+    def rest(self) -> None:
+        """Forget inputs and outputs, as before the first step; weights stay."""
+        for array in (self._features.inputs, self._features.states, self._outputs):
+            array[...] = 0
+        self._known[...] = True
+        self.gap, self._pending = False, None
+
     def state_dict(self) -> dict[str, Any]:
         """All that changes, as tensors and numbers that `torch.save` keeps: constant in size. A prediction asked for but not
         updated is not part of it."""
