@@ -11,7 +11,7 @@ from torch import Tensor
 from torchstu.layers.spectral import Banks
 from torchstu.layers.stu import STU, Autoregression, STUState
 from torchstu.learn.online_features import FeatureStream, weights_of, with_weights
-from torchstu.learn.online_input import check_finite, check_state, real_array
+from torchstu.learn.online_input import check_state, step_of, steps_of
 from torchstu.learn.online_methods import Method, make_learner
 from torchstu.spectral.filters import FilterBank
 from torchstu.spectral.priors import Prior, positive_int
@@ -166,7 +166,7 @@ class OnlineSpectralFilter:
         Raises:
             ValueError: another shape, or values not finite. TypeError: not numbers.
         """
-        u = self._row("u_t", u_t, self._layer.d_in)
+        u = step_of("u_t", u_t, self.batch_size, self._layer.d_in)
         features, states = self._features.peek(u)
         features, offset = self._with_outputs(features)
         prediction = features @ self._learner.weights + offset
@@ -184,7 +184,7 @@ class OnlineSpectralFilter:
             ValueError: another shape, infinite values, nothing predicted, an update that overflows; nothing is changed then.
             TypeError: not numbers.
         """
-        y = self._row("y_t", y_t, self._layer.d_out, missing=True)
+        y = step_of("y_t", y_t, self.batch_size, self._layer.d_out, missing=True)
         if self._pending is None:
             raise ValueError("y_t: nothing was predicted; call predict(u_t) first")
         u, states, features, offset, prediction = self._pending
@@ -206,7 +206,10 @@ class OnlineSpectralFilter:
             ValueError: shapes that do not fit, values not finite, an update that overflows; nothing is changed then.
             TypeError: not numbers.
         """
-        u, y = self._sequence("U", U, self._layer.d_in), self._sequence("Y", Y, self._layer.d_out, missing=True)
+        u, y = (
+            steps_of("U", U, self.batch_size, self._layer.d_in),
+            steps_of("Y", Y, self.batch_size, self._layer.d_out, missing=True),
+        )
         if u.shape[:2] != y.shape[:2]:
             raise ValueError(f"Y: shape {np.shape(Y)}; beside U {np.shape(U)} it must have as many steps")
         before, predictions, t = self.state_dict(), np.empty_like(y), 0
@@ -237,7 +240,7 @@ class OnlineSpectralFilter:
         Raises:
             ValueError, TypeError: as in `run`, for ``U``.
         """
-        u = torch.from_numpy(self._sequence("U", U, self._layer.d_in))
+        u = torch.from_numpy(steps_of("U", U, self.batch_size, self._layer.d_in))
         parts = (self._features.inputs, self._features.states, self._outputs)
         state = STUState(*(torch.from_numpy(part.copy()) for part in parts))
         with torch.no_grad():
@@ -301,18 +304,3 @@ class OnlineSpectralFilter:
         if self._outputs.shape[1]:
             self._outputs = np.concatenate([y[:, None], self._outputs[:, :-1]], axis=1)
         self.steps += 1
-
-    def _row(self, name: str, value: Any, width: int, missing: bool = False) -> np.ndarray:
-        shape = (width,) if self.batch_size is None else (self.batch_size, width)
-        array = real_array(name, value)
-        if array.shape != shape:
-            raise ValueError(f"{name}: shape {array.shape}; it must be {shape}")
-        return check_finite(name, array, missing).reshape(-1, width)
-
-    def _sequence(self, name: str, value: Any, width: int, missing: bool = False) -> np.ndarray:
-        array = real_array(name, value)
-        batch = () if self.batch_size is None else (self.batch_size,)
-        expected = ", ".join([*map(str, batch), "T", str(width)])
-        if array.ndim != len(batch) + 2 or array.shape[: len(batch)] != batch or array.shape[-1] != width or not array.size:
-            raise ValueError(f"{name}: shape {array.shape}; it must be ({expected}), T at least 1")
-        return check_finite(name, array, missing).reshape(-1, *array.shape[-2:])

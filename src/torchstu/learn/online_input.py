@@ -71,3 +71,30 @@ def check_state(state: Any, own: dict[str, Any]) -> dict[str, Any]:
         elif type(given) is not type(value):
             raise ValueError(f"state: {name!r} is {given!r}; it must be of type {type(value).__name__}")
     return {name: x.numpy().copy() if isinstance(x, Tensor) else x for name, x in state.items()}
+
+
+def step_of(name: str, value: Any, batch_size: int | None, width: int, missing: bool = False) -> np.ndarray:
+    """One step, (n, width), of (width,) or with ``batch_size`` n (n, width).
+
+    Raises:
+        ValueError: another shape, or values not finite. TypeError: not numbers.
+    """
+    shape = (width,) if batch_size is None else (batch_size, width)
+    array = real_array(name, value)
+    if array.shape != shape:
+        raise ValueError(f"{name}: shape {array.shape}; it must be {shape}")
+    return check_finite(name, array, missing).reshape(-1, width)
+
+
+def steps_of(name: str, value: Any, batch_size: int | None, width: int, missing: bool = False) -> np.ndarray:
+    """Steps, (n, T, width), of (T, width) or with ``batch_size`` n (n, T, width).
+
+    Raises:
+        ValueError: another shape, or values not finite. TypeError: not numbers.
+    """
+    array = real_array(name, value)
+    batch = () if batch_size is None else (batch_size,)
+    expected = ", ".join([*map(str, batch), "T", str(width)])
+    if array.ndim != len(batch) + 2 or array.shape[: len(batch)] != batch or array.shape[-1] != width or not array.size:
+        raise ValueError(f"{name}: shape {array.shape}; it must be ({expected}), T at least 1")
+    return check_finite(name, array, missing).reshape(-1, *array.shape[-2:])
