@@ -221,6 +221,18 @@ def test_times_increase_and_gaps_can_be_filled(folder, tmp_path, capfd):
     assert "row 11: 2 rows are missing before it" in said.err
 
 
+def test_a_time_that_is_none_does_not_stop_those_after_it(folder, tmp_path, capfd):
+    u, y = recording(10, seed=18)
+    write_rows(tmp_path / "rows.csv", u, y)
+    for wild in ("nan", "inf"):
+        lines = (tmp_path / "rows.csv").read_text().splitlines(keepends=True)
+        lines[1] = f"{wild},{lines[1].split(',', 1)[1]}"
+        (tmp_path / "wild.csv").write_text("".join(lines))
+        said = command([folder, "--input", tmp_path / "wild.csv", "--output", tmp_path / "out.csv"], capfd)[1].err
+        assert f"row 1: time '{wild}'; it must be a finite number or an ISO date; skipped" in said
+        assert "1 malformed" in said
+
+
 def test_a_header_may_come_again_with_its_columns_in_another_order(folder, tmp_path, capfd):
     u, y = recording(20, seed=13)
     write_rows(tmp_path / "rows.csv", u, y)
@@ -339,11 +351,7 @@ def test_through_pipes_no_row_is_lost_and_repeats_are_marked(folder, long_rows, 
     assert process.exitcode == 0
     os.close(read)
     os.waitpid(writer, 0)
-    stream_rows(
-        StreamOptions(model=str(folder), input=str(long_rows), output=str(tmp_path / "whole.csv")),
-        stopped=lambda: False, say=lambda line: None,
-    )  # fmt: skip
-    expected = (tmp_path / "whole.csv").read_text().splitlines()
+    expected = whole_output(folder, long_rows, tmp_path / "whole.csv")
     header, *lines = (tmp_path / "out.csv").read_text().splitlines()
     assert header == f"{expected[0]},repeat"
     seen: set[str] = set()
@@ -531,10 +539,7 @@ def test_a_signal_ends_it_between_rows(folder, tmp_path):
         assert process.exitcode == 0
         with (tmp_path / "growing.csv").open("ab") as file:
             file.write(lines[200][5:] + b"".join(lines[201:]) if wanted == 199 else b"")
-    stream_rows(
-        StreamOptions(model=str(folder), input=str(tmp_path / "all.csv"), output=str(tmp_path / "whole.csv")),
-        stopped=lambda: False, say=lambda line: None,
-    )  # fmt: skip
+    whole_output(folder, tmp_path / "all.csv", tmp_path / "whole.csv")
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 

@@ -148,9 +148,9 @@ class LineSource:
         self._left = b""
         return True
 
-    def tail(self) -> bytes:
-        """At most 4096 bytes of a file before ``offset``: by which it is known again."""
-        return os.pread(self.fd, min(4096, self.offset), max(0, self.offset - 4096)) if self.is_file else b""
+    def tail(self, offset: int) -> bytes:
+        """At most 4096 bytes of a file before ``offset``, by which it is known again; nothing of a pipe."""
+        return os.pread(self.fd, min(4096, offset), max(0, offset - 4096)) if self.is_file else b""
 
     @property
     def journaled(self) -> int:

@@ -104,6 +104,8 @@ class Times:
                 now = datetime.fromisoformat(text.strip()).timestamp()
             except (ValueError, OverflowError):
                 raise BadRowError(f"time {short(text)!r} is no number and no ISO date") from None
+        if not math.isfinite(now):
+            raise BadRowError(f"time {short(text)!r}; it must be a finite number or an ISO date")
         if self.last is None:
             return now, 0
         step = now - self.last

@@ -196,7 +196,7 @@ class _Run:
             self.shift += self.position
             self.position = 0
         rows = {} if self.predictor is None else self.predictor.state()
-        tail = hashlib.sha256(self._tail()).hexdigest()
+        tail = hashlib.sha256(self.source.tail(self.position)).hexdigest()
         facts = {"header": self.header, "position": self.position, "journal": self.journals, "written": self.output.written,
                  "rows": rows, "tail": tail}  # fmt: skip
         self.state.write(self.stream.state_dict(), self.identity | facts)
@@ -204,15 +204,9 @@ class _Run:
             old.unlink(missing_ok=True)
         self.saved, self.changed = time.monotonic(), False
 
-    def _tail(self) -> bytes:
-        """The input's last bytes before where it is, of a file."""
-        if not self.source.is_file:
-            return b""
-        return os.pread(self.source.fd, min(4096, self.position), max(0, self.position - 4096))
-
     def _continue(self, stream: dict[str, Any], facts: dict[str, Any]) -> None:
         """Go on from a state."""
-        if hashlib.sha256(self._tail()).hexdigest() != facts["tail"]:
+        if hashlib.sha256(self.source.tail(self.position)).hexdigest() != facts["tail"]:
             raise ValueError(f"input: other rows before byte {self.position} than those that were read; give the same file")
         self.stream.load_state_dict(stream)
         if facts["header"] is not None:
