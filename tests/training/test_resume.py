@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,6 @@ def test_resumed_in_the_same_process(tmp_path):
     """The tensors, the metrics and the TensorBoard entries of a run interrupted twice are those of one left alone."""
     chosen = recipe("step regression", model={"dropout": 0.2}, checkpoint_every=3)
     train(chosen, tmp_path / "whole")
-
     for step in (4, 8):
         with pytest.raises(InterruptedError):
             train(chosen, tmp_path / "cut", resume=True, watch=stop_at(step))
@@ -66,6 +66,20 @@ def test_resumed_in_the_same_process(tmp_path):
     one, other = (read_checkpoint(tmp_path / name / "checkpoints/last.ckpt") for name in ("whole", "cut"))
     assert all(torch.equal(one["state_dict"][name], other["state_dict"][name]) for name in one["state_dict"])
     assert entries(tmp_path / "cut") == entries(tmp_path / "whole")
+
+
+def test_two_parts_of_a_run_begin_in_two_seconds(tmp_path):
+    """TensorBoard sorts the files of one second by the name of the machine, the process and a counter: "10" before "9"."""
+    chosen, log = recipe(checkpoint_every=2), tmp_path / "run" / "tensorboard"
+    with pytest.raises(InterruptedError):
+        train(chosen, log.parent, watch=stop_at(4))
+    before = [int(time.time()) + later for later in range(3)]
+    for second in before:
+        (log / f"events.out.tfevents.{second}.a.1.9").touch()
+    names = set(log.iterdir())
+    train(chosen, log.parent, resume=True)
+    (new,) = set(log.iterdir()) - names
+    assert int(new.name.split(".")[3]) > max(before)
 
 
 def entries(folder):

@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -174,6 +175,7 @@ def _trainer(lightning: Any, recipe: Recipe, folder: RunFolder, strategy: Strate
     loggers: Any = require("train", "pytorch_lightning.loggers")
     require("train", "tensorboard")
     training = recipe.training
+    _after_the_second_of(folder.path / "tensorboard")
     # Entries after the checkpoint, of the run that was stopped, are dropped.
     logger = loggers.TensorBoardLogger(str(folder.path), name="tensorboard", version="", purge_step=step + 1)
     return lightning.Trainer(
@@ -195,6 +197,13 @@ def _trainer(lightning: Any, recipe: Recipe, folder: RunFolder, strategy: Strate
         num_sanity_val_steps=0,
         default_root_dir=str(folder.path),
     )
+
+
+def _after_the_second_of(log: Path) -> None:
+    """TensorBoard reads files in the order of their names, which tell only the second at which a part of a run began."""
+    began = [file.name.split(".")[3] for file in log.glob("events.out.tfevents.*")]
+    while str(int(time.time())) in began:
+        time.sleep(0.05)
 
 
 def _progress_bar(start: int, steps: int) -> Any:
