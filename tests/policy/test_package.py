@@ -11,8 +11,8 @@ import pytest
 import torchstu
 
 ROOT = Path(torchstu.__file__).parent
-ORDER = ["spectral", "ops", "systems", "layers", "convert", "models", "data", "learn", "report", "training", "experiments",
-         "integrations", "cli"]  # fmt: skip
+ORDER = ["spectral", "ops", "systems", "layers", "convert", "models", "data", "learn", "forecast", "report", "training",
+         "experiments", "integrations", "cli"]  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py"))
 
 

@@ -1,0 +1,1 @@
+"""Forecasting in closed form: direct forecasts from lags, spectral features and seasons."""
