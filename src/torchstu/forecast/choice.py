@@ -34,8 +34,8 @@ class Candidate:
         """Which of the map's."""
         groups = own.groups
         lags = np.arange(self.lags)
-        parts = [("filters", self.filters), ("seasons", self.seasons), ("inputs", True)]
-        return np.concatenate([lags, *(np.arange(groups[name].start, groups[name].stop) for name, kept in parts if kept)])
+        kept = {"filters": self.filters, "seasons": self.seasons, "inputs": True, "filtered inputs": self.filters}
+        return np.concatenate([lags, *(np.arange(groups[name].start, groups[name].stop) for name in kept if kept[name])])
 
 
 def candidates(own: FeatureMap, index: int, lags: Sequence[int]) -> list[Candidate]:
@@ -88,8 +88,8 @@ def choose(panel: Panel, maps: Sequence[FeatureMap], lags: Sequence[int]) -> Cho
             own = maps[candidate.map]
             columns = candidate.columns(own)
             weights = normals[candidate.map].solve(columns, RIDGES)
-            for j, ridge_weights in enumerate(weights):
-                forecasts[at * len(RIDGES) + j].append(panel.forecast(parts[candidate.map], columns, ridge_weights))
+            for j, own_forecasts in enumerate(panel.forecasts(parts[candidate.map], columns, weights)):
+                forecasts[at * len(RIDGES) + j].append(own_forecasts)
     truth = np.concatenate(seen)
     every = [Candidate(c.map, c.lags, c.filters, c.seasons, ridge) for c in tried for ridge in RIDGES]
     return _average(every, [np.concatenate(f) for f in forecasts], truth)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from torchstu.forecast.choice import Choice, choose
-from torchstu.forecast.equations import NormalEquations, with_one
+from torchstu.forecast.equations import NormalEquations
 from torchstu.forecast.features import ROWS_AT_ONCE, FeatureMap, Series
 
 
@@ -129,14 +129,17 @@ class Panel:
             found.append((features, anchors / unit, np.array(self.units[own.differenced][at][1] / unit)))
         return found
 
-    def forecast(self, parts: list[tuple[np.ndarray, ...]], columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Of a candidate, (n, H), from `at_origins` and weights (1 + P', H)."""
-        found = [np.zeros((0, weights.shape[1]))]
+    def forecasts(self, parts: list[tuple[np.ndarray, ...]], columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """With each of some weights (R, 1 + P', H): (R, n, H), from `at_origins`."""
+        found = [np.zeros((len(weights), 0, weights.shape[2]))]
         for features, anchors, scale in parts:
             kept = features[..., columns]
-            away = with_one(kept) @ weights if kept.ndim == 2 else np.einsum("hnp,ph->nh", kept, weights[1:]) + weights[0]
-            found.append(anchors + scale * away)
-        return np.concatenate(found)
+            if kept.ndim == 2:
+                away = kept @ weights[:, 1:]
+            else:
+                away = np.moveaxis(kept @ np.moveaxis(weights[:, 1:], 0, 2).transpose(1, 0, 2), 0, 1).transpose(2, 0, 1)
+            found.append(anchors + scale * (away + weights[:, :1]))
+        return np.concatenate(found, axis=1)
 
 
 class DirectForecast:
@@ -190,6 +193,6 @@ class DirectForecast:
         total = np.zeros((len(times), len(self.horizons)))
         for (member, often), (columns, weights) in zip(self.choice.members, self.weights, strict=True):
             parts = self.panel.at_origins(self.maps[member.map], origins)
-            total = total + often * self.panel.forecast(parts, columns, weights)
+            total = total + often * self.panel.forecasts(parts, columns, weights[None])[0]
             count += often
         return total / count * self.panel.scale(at)

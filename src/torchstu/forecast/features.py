@@ -96,7 +96,8 @@ class FeatureMap:
             "lags": self.lags,
             "filters": self.num_filters,
             "seasons": len(self.frequencies) + int((self.frequencies < 0.5).sum()),  # sin(πt) is zero
-            "inputs": self.num_inputs * (self.input_lags + self.num_filters),
+            "inputs": self.num_inputs * self.input_lags,
+            "filtered inputs": self.num_inputs * self.num_filters,
         }
         ends = np.cumsum([0, *sizes.values()])
         return {name: slice(int(a), int(b)) for name, a, b in zip(sizes, ends[:-1], ends[1:], strict=True)}
@@ -104,7 +105,7 @@ class FeatureMap:
     @property
     def width(self) -> int:
         """P."""
-        return self.groups["inputs"].stop
+        return self.groups["filtered inputs"].stop
 
     def own(self, series: Series, units: tuple[float, float], start: int, stop: int) -> np.ndarray:
         """f_t without known inputs, t = start..stop-1 counted from the first step of the series: (stop - start, P')."""
