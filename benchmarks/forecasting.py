@@ -91,8 +91,8 @@ def report(rows: dict[str, Any], machine: dict[str, Any], models: list[str], tas
         "## Back-tests\n\n    python benchmarks/forecasting.py --python PYTHON",
         "Mean absolute error over origins and horizons, in units of the training part's seasonal naive one-step error (MASE), "
         "± the standard error over ten blocks of origins. Horizons, test parts, origins and the seasons every model is told "
-        "are in benchmarks/forecasting_data.py. Fitted once, moved forward without a new fit. Seasons above 24 steps are taken out by "
-        "MSTL for ETS, theta and AutoARIMA. Inputs of the weather are known ahead, for the models that take them "
+        "are in benchmarks/forecasting_data.py. Fitted once, moved forward without a new fit. Seasons above 24 steps are taken "
+        "out by MSTL for ETS, theta and AutoARIMA. Inputs of the weather are known ahead, for the models that take them "
         f"(SpectralForecaster, ridge, AutoARIMA, unobserved components). {environment_line(machine, versions)}",
         table(rows, models, tasks),
         "Seconds, fit and all forecasts, one thread:",

@@ -120,7 +120,7 @@ def statsforecast(name: str) -> Callable[[Task, int, np.ndarray], Forecasts]:
 
 
 def components(task: Task, train: int, origins: np.ndarray) -> Forecasts:
-    """Unobserved components of statsmodels: seasons by six harmonics each, an AR(1), and of two trends that of the lower AIC."""
+    """Unobserved components of statsmodels: seasons by six harmonics each, an AR(1), of two trends that of the lower AIC."""
     from statsmodels.tsa.statespace.structural import UnobservedComponents
 
     y, X = task.y.to_numpy(), None if task.X is None else task.X.to_numpy()

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import NoReturn, TextIO
 
 from torchstu import __version__
-from torchstu.cli import demo, filters, fit, identify, lm, predict, reproduce, stream, sweep, train
+from torchstu.cli import demo, filters, fit, forecast, identify, lm, predict, reproduce, stream, sweep, train
 from torchstu.cli.train import join_overrides
 from torchstu.extras import MissingExtraError
 
-COMMANDS = (demo, fit, identify, predict, stream, filters, reproduce, train, sweep, lm)
+COMMANDS = (demo, fit, identify, predict, stream, forecast, filters, reproduce, train, sweep, lm)
 
 
 class Parser(argparse.ArgumentParser):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Sequence
 from typing import Any, Literal
 
@@ -90,7 +91,9 @@ class SpectralForecaster(BaseForecaster):
     ) -> None:
         self.num_filters, self.length, self.prior = num_filters, length, prior
         self.periods, self.harmonics, self.lags = periods, harmonics, lags
-        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of a default of sktime that makes no difference here
+            super().__init__()
 
     def _fit(self, y: pd.DataFrame, X: pd.DataFrame | None, fh: Any) -> SpectralForecaster:
         self._check()
