@@ -102,7 +102,8 @@ def statsforecast(name: str) -> Callable[[Task, int, np.ndarray], Forecasts]:
         season = task.seasons[0] if task.seasons else 1
         kind = getattr(models, name)
         if season > 24:
-            model = models.MSTL(season_length=list(task.seasons), trend_forecaster=kind())
+            trend = kind(model="ZZN") if name == "AutoETS" else kind()
+            model = models.MSTL(season_length=list(task.seasons), trend_forecaster=trend)
         else:
             model = kind(season_length=season)
         y = filled(task.y.to_numpy())
