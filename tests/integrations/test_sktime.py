@@ -137,8 +137,28 @@ def refused(match, y, fh=(1,), X=None, **parameters):
         SpectralForecaster(**parameters).fit(y, fh=list(fh), X=X)
 
 
+def test_one_horizon_with_inputs_and_periods_as_an_array():
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"heat": rng.normal(size=150)})
+    y = 3 * X["heat"]
+    forecaster = SpectralForecaster(periods=np.array([7.0, 12.0])).fit(y[:149], X=X[:149], fh=[1])
+    np.testing.assert_allclose(forecaster.predict(X=X[149:]), y[149:], atol=0.05)
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_units_at_the_edge_of_float64(unit):
+    y = hourly(100)
+    expected = SpectralForecaster(periods=(24,)).fit(y, fh=[1, 2]).predict()
+    np.testing.assert_allclose(SpectralForecaster(periods=(24,)).fit(y * unit, fh=[1, 2]).predict() / unit, expected, rtol=1e-6)
+
+
 def test_bad_input_is_named():
     y = hourly(100)
+    refused("y: every value is missing", y * np.nan)
+    X = pd.DataFrame({"heat": np.arange(100.0)}, index=y.index)
+    forecaster = SpectralForecaster().fit(y[:99], X=X[:99], fh=[1])
+    with pytest.raises(ValueError, match=r"X: columns \['wind'\]; they must be those of fit, \['heat'\]"):
+        forecaster.predict(X=X[99:].rename(columns={"heat": "wind"}))
     refused(r"fh: 100 steps ahead; the series have 100 steps", y, fh=[100])
     refused("y: infinite at 2025-01-01 03:00:00", y.where(y.index != y.index[3], np.inf))
     refused("y: dates without a frequency", y.iloc[[0, 1, 2, 5, 9, 11]])

@@ -225,6 +225,9 @@ def numbers(path: Path, column: str, cells: Any, *, first_row: int = 0, missing:
     if not number_type:
         cells = cells.astype(str)
     values = pandas.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    if not number_type:  # before 3.1 pandas reads numbers to 15 digits
+        read, values = np.isfinite(values), values.copy()
+        values[read] = [float(cell) for cell in cells.to_numpy()[read]]
     bad = np.flatnonzero(~np.isfinite(values) & ~absent)
     if len(bad):
         row = int(bad[0])

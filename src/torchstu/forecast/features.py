@@ -43,8 +43,9 @@ class Series:
         steps = np.diff(self.y) if differenced else self.y
         steps = steps[~np.isnan(steps)]
         level = 0.0 if differenced or not len(steps) else float(steps.mean())
-        scale = float(np.sqrt(np.mean((steps - level) ** 2))) if len(steps) else 0.0
-        return level, scale if scale > 1e-12 * max(1e-300, float(np.abs(self.filled).max())) else 1.0
+        largest = float(np.abs(self.filled).max())  # squares of what float64 holds may be more than it holds
+        scale = largest * float(np.sqrt(np.mean(((steps - level) / largest) ** 2))) if len(steps) and largest else 0.0
+        return level, scale if scale > 1e-12 * largest else 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +131,7 @@ class FeatureMap:
         """Lags and spectral features (rows, (lags + K) D) of the last rows of w (·, D)."""
         delayed = [w[len(w) - rows - i : len(w) - i] for i in range(lags)]
         if self.num_filters:
-            filtered = features(torch.as_tensor(w)[None], self._padded(len(w)))[0, -rows:]
+            filtered = features(torch.as_tensor(w)[None], self._padded(len(w)))[0, len(w) - rows :]
             delayed.append(filtered.flatten(1).numpy())
         return np.concatenate(delayed, axis=1)
 

@@ -108,6 +108,8 @@ class SpectralForecaster(BaseForecaster):
         self._values: dict[Hashable, np.ndarray] = {key: np.empty(0) for key in parts}
         self._known: dict[Hashable, np.ndarray] = {key: np.empty((0, 0)) for key in parts}
         self._extend(y, X)
+        if all(np.isnan(values).all() for values in self._values.values()):
+            raise ValueError("y: every value is missing; some must be there")
         longest = max(len(values) for values in self._values.values())
         if self._steps[-1] >= longest:
             raise ValueError(f"fh: {self._steps[-1]} steps ahead; the series have {longest} steps, it must be fewer")
@@ -153,13 +155,14 @@ class SpectralForecaster(BaseForecaster):
             if not (value is None and name in ("length", "lags")) and not (name == "num_filters" and value == 0):
                 positive_int(name, value)
         named = isinstance(self.periods, str)
-        if self.periods != "auto" and (named or not all(np.isfinite(p) and p >= 2 for p in self.periods)):
+        auto = named and self.periods == "auto"
+        if not auto and (named or not all(np.isfinite(p) and p >= 2 for p in np.asarray(self.periods, dtype=float))):
             raise ValueError(f"periods: {self.periods!r}; it must be 'auto' or numbers of steps, each at least 2")
         if self.length is not None and self.num_filters > self.length:
             raise ValueError(f"num_filters: {self.num_filters}; it must be at most length, {self.length}")
 
     def _find_periods(self) -> tuple[float, ...]:
-        if self.periods != "auto":
+        if not isinstance(self.periods, str):
             return tuple(float(p) for p in self.periods)
         longest = max(self._values.values(), key=len)
         return find_periods(longest, self._grid.seasons())
@@ -183,6 +186,8 @@ class SpectralForecaster(BaseForecaster):
             self._values[key] = put(values, np.arange(len(values), now + 1 - self._first[key]), np.array(np.nan))
 
     def _extend_inputs(self, X: pd.DataFrame) -> None:
+        if list(map(str, X.columns)) != self._inputs:
+            raise ValueError(f"X: columns {list(map(str, X.columns))}; they must be those of fit, {self._inputs}")
         for key, part in instances(X).items():
             if key not in self._known:
                 continue
