@@ -1,4 +1,4 @@
-"""One fit to a thousand series of a thousand values: seconds and memory, and what sharing weights is worth.
+"""One fit to a thousand series of a thousand values: seconds and memory on one thread, and what sharing weights is worth.
 
     python benchmarks/global_fit.py
 
@@ -31,7 +31,7 @@ def simulated(seed: int) -> np.ndarray:
 
 
 def main() -> None:
-    limit_threads(2)
+    limit_threads(1)
     sys.path.insert(0, str(ROOT / "src"))
     warnings.simplefilter("ignore")
     import pandas as pd
