@@ -54,6 +54,14 @@ def test_without_a_time_column(tmp_path, capsys):
     assert "10 origins" in capsys.readouterr().out
 
 
+def test_times_that_are_numbers_go_on(tmp_path):
+    time = np.delete(10 + 0.5 * np.arange(200), [40, 41])
+    y = np.sin(np.arange(200) / 3)
+    pd.DataFrame({"s": time, "y": np.delete(y, [40, 41])}).to_csv(tmp_path / "y.csv", index=False)
+    assert run(tmp_path / "y.csv", "--target", "y", "--time", "s", "--horizon", 3, "--output", tmp_path / "out") == 0
+    assert pd.read_csv(tmp_path / "out" / "forecast.csv")["time"].tolist() == [110.0, 110.5, 111.0]
+
+
 @pytest.mark.parametrize(
     ("change", "options", "words"),
     [
@@ -65,6 +73,11 @@ def test_without_a_time_column(tmp_path, capsys):
         (lambda t: t, {"--horizon": 300}, "horizon: 300 steps"),
         (lambda t: t, {"--horizon": 0}, "horizon: 0"),
         (lambda t: t, {"--horizon": 25, "--inputs": "heat"}, "inputs: 24 rows after the last load"),
+        (
+            lambda t: t.assign(heat=t.heat.where(t.index != 405)),
+            {"--horizon": 20, "--inputs": "heat"},
+            "inputs: heat is missing",
+        ),
         (lambda t: t, {"--target": "heap"}, "no column 'heap'"),
         (lambda t: t, {"--peer": "NoForecaster()"}, "peers: 'NoForecaster()'"),
         (lambda t: t.assign(load=np.nan), {}, "no value at all"),

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     from torchstu.extras import require
 
     require("forecast", "sktime")
-    from torchstu.integrations.sktime.backtest import forecast_series, on_grid
+    from torchstu.integrations.sktime.backtest import forecast_series, on_grid, times_of
     from torchstu.models.store import new_folder
     from torchstu.report.page import Section, Table, format_table, write_report
 
@@ -73,7 +73,8 @@ def run(arguments: argparse.Namespace) -> None:
         f"origins, each {arguments.horizon} steps ahead, fitted once."
     )
     with new_folder(folder) as draft:
-        found.forecast.rename_axis("time").to_csv(draft / "forecast.csv")
+        when = times_of(table, found.forecast.index)
+        found.forecast.set_axis(when, axis=0).rename_axis("time").to_csv(draft / "forecast.csv")
         pictures = report_sections(found, arguments.target, arguments.time or "row", arguments.level)
         write_report(
             draft / "report.html", f"Forecast of {arguments.target}", lead, [Section("Back-test", table=errors), *pictures]

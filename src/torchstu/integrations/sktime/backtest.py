@@ -138,38 +138,46 @@ def forecast_series(
         raise ValueError(f"horizon: {horizon} steps; the series has {len(y)}, and half of it must be longer than the horizon")
     if X is not None and len(X) < len(y) + horizon:
         raise ValueError(f"inputs: {len(X) - len(y)} rows after the last {target}; the horizon of {horizon} needs as many")
+    if X is not None and (missing := X[len(y) : len(y) + horizon].isna().any()).any():
+        raise ValueError(f"inputs: {missing.idxmax()} is missing within the horizon; every step of it must be known")
     ours = SpectralForecaster().fit(y, X=None if X is None else X[: len(y)], fh=fh)
     season = max(1, round(max(ours.periods_, default=1.0)))
     models = {"SpectralForecaster": SpectralForecaster(periods=ours.periods_)}
     models["seasonal naive" if season > 1 else "naive"] = NaiveForecaster(sp=season)
     models |= {peer: _peer(peer) for peer in peers}
-    filled = y.ffill().bfill()
-    unit = float(np.nanmean(np.abs(y[season:].to_numpy() - y[:-season].to_numpy())))
     splitter = ExpandingWindowSplitter(fh, len(y) - horizon - (origins - 1) * apart, apart)
-    past = None if X is None else X[: len(y)]
-    rows = []
-    for name, model in models.items():
-        takes_gaps = model.get_tag("capability:missing_values")
-        data = (y, past) if takes_gaps else (filled, None if past is None else past.ffill().bfill())
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            table = evaluate(
-                model,
-                splitter,
-                data[0],
-                X=data[1],
-                strategy="no-update_params",
-                scoring=MeanAbsoluteError(),
-                error_score="raise",
-            )
-        mae = float(table["test_MeanAbsoluteError"].mean())
-        rows.append(Row(name, mae, mae / unit if unit else math.inf, float(table["fit_time"].sum() + table["pred_time"].sum())))
-        say(f"{name}: mean absolute error {mae:.4g}")
+    rows = _back_test(models, splitter, y, None if X is None else X[: len(y)], season, say)
     ahead: dict[str, Any] = {} if X is None else {"X": X[len(y) : len(y) + horizon]}
     bounds = ours.predict_interval(coverage=level, **ahead)
     bounds.columns = ["lower", "upper"]
     forecast = pd.concat([ours.predict(**ahead).rename("forecast"), bounds], axis=1)
     return ForecastResult(y, forecast, rows, origins, ours.periods_)
+
+
+def _back_test(
+    models: dict[str, Any], splitter: Any, y: pd.Series, X: pd.DataFrame | None, season: int, say: Callable[[str], None]
+) -> list[Row]:
+    """Every model from all origins; those that take no missing values get the last one seen in place of each."""
+    unit = float(np.nanmean(np.abs(y[season:].to_numpy() - y[:-season].to_numpy())))
+    filled = y.ffill().bfill(), None if X is None else X.ffill().bfill()
+    options: dict[str, Any] = {"strategy": "no-update_params", "scoring": MeanAbsoluteError(), "error_score": "raise"}
+    rows = []
+    for name, model in models.items():
+        own_y, own_X = (y, X) if model.get_tag("capability:missing_values") else filled
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            table = evaluate(model, splitter, own_y, X=own_X, **options)
+        mae = float(table["test_MeanAbsoluteError"].mean())
+        rows.append(Row(name, mae, mae / unit if unit else math.inf, float(table["fit_time"].sum() + table["pred_time"].sum())))
+        say(f"{name}: mean absolute error {mae:.4g}")
+    return rows
+
+
+def times_of(table: Table, index: pd.Index) -> pd.Index:
+    """What a time column of numbers says where a grid counts steps; dates, and rows without times, as they are."""
+    if table.time is None or table.time.dtype.kind == "M":
+        return index
+    return pd.Index(table.time[0] + float(np.median(np.diff(table.time))) * index.to_numpy())
 
 
 def _peer(words: str) -> Any:
